@@ -1,0 +1,68 @@
+"""What can go wrong in a run, each with the code that a job reports.
+
+PruningError
+├── InvalidModel          the model cannot be opened, or not safely
+│   ├── UnsupportedModel  its architecture has no adapter
+│   └── ModelNotFound     no such repository, revision or path
+├── InvalidPlan           a plan contradicts the model it is applied to
+├── TargetUnreachable     the constraints leave nothing more to remove
+├── InvalidData           text that cannot be read, or too little of it
+├── CheckpointCorrupt     a file is missing or its digest differs
+├── NumericsDiverged      loss or gradient stayed non-finite after every rollback
+└── OutOfMemory           the device is too small even at micro-batch 1
+"""
+
+from typing import ClassVar
+
+
+class PruningError(Exception):
+    """Base of every error the library raises on purpose.
+
+    `code` names the kind for programs, `param` the recipe field at fault, `hint` what would be allowed.
+    """
+
+    code: ClassVar[str] = "internal"
+    retryable: ClassVar[bool] = False
+
+    def __init__(self, message: str, *, param: str | None = None, hint: str | None = None) -> None:
+        super().__init__(message)
+        self.message = message
+        self.param = param
+        self.hint = hint
+
+
+class InvalidModel(PruningError):
+    code = "invalid_model"
+
+
+class UnsupportedModel(InvalidModel):
+    code = "unsupported_architecture"
+
+
+class ModelNotFound(InvalidModel):
+    code = "model_not_found"
+
+
+class InvalidPlan(PruningError):
+    code = "invalid_plan"
+
+
+class TargetUnreachable(PruningError):
+    code = "target_unreachable"
+
+
+class InvalidData(PruningError):
+    code = "data_invalid"
+
+
+class CheckpointCorrupt(PruningError):
+    code = "checkpoint_corrupt"
+    retryable = True
+
+
+class NumericsDiverged(PruningError):
+    code = "numerics_diverged"
+
+
+class OutOfMemory(PruningError):
+    code = "gpu_oom"

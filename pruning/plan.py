@@ -1,0 +1,81 @@
+"""PruningPlan: which groups stay, per layer and axis, as pure data.
+
+Allocation writes plans, surgery executes them and looks at nothing else, every checkpoint stores one.
+All indices count groups of the *base* model, so a plan says where each surviving channel came from
+however many increments lie between. Torch-free.
+"""
+
+from collections.abc import Sequence
+from typing import Annotated, Self
+
+from pydantic import BaseModel, ConfigDict, Field, model_validator
+
+from pruning.errors import InvalidPlan
+
+Indices = Annotated[tuple[int, ...], Field(description="Kept groups, ascending.")]
+
+
+def _ascending(indices: Sequence[int]) -> bool:
+    return all(a < b for a, b in zip(indices, indices[1:], strict=False)) and (
+        not indices or indices[0] >= 0
+    )
+
+
+class LayerPlan(BaseModel):
+    """What stays of one decoder layer."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    intermediate: Indices
+    kv_groups: Indices
+
+    @model_validator(mode="after")
+    def _sorted(self) -> Self:
+        for name in type(self).model_fields:
+            if not _ascending(getattr(self, name)):
+                raise ValueError(f"{name} must be ascending group indices")
+        return self
+
+
+class PruningPlan(BaseModel):
+    """What stays of a model: one `LayerPlan` per decoder layer of the base model, in order."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    layers: tuple[LayerPlan, ...]
+
+    @classmethod
+    def keep_all(cls, *, num_layers: int, intermediate_size: int, num_kv_groups: int) -> Self:
+        """The plan of the unpruned model."""
+        layer = LayerPlan(
+            intermediate=tuple(range(intermediate_size)), kv_groups=tuple(range(num_kv_groups))
+        )
+        return cls(layers=(layer,) * num_layers)
+
+    def relative_to(self, previous: "PruningPlan") -> "PruningPlan":
+        """This plan with each index counted in the model that `previous` left.
+
+        Raises:
+            InvalidPlan: this plan keeps a group that `previous` had removed.
+        """
+        if len(self.layers) != len(previous.layers):
+            raise InvalidPlan(
+                f"plan has {len(self.layers)} layers, the plan before it {len(previous.layers)}"
+            )
+        layers = []
+        for index, (now, before) in enumerate(zip(self.layers, previous.layers, strict=True)):
+            layers.append(
+                LayerPlan(
+                    intermediate=_positions(now.intermediate, before.intermediate, index),
+                    kv_groups=_positions(now.kv_groups, before.kv_groups, index),
+                )
+            )
+        return PruningPlan(layers=tuple(layers))
+
+
+def _positions(kept: Indices, before: Indices, layer: int) -> Indices:
+    position = {group: i for i, group in enumerate(before)}
+    missing = [group for group in kept if group not in position]
+    if missing:
+        raise InvalidPlan(f"layer {layer}: keeps groups {missing[:5]} that were removed before")
+    return tuple(position[group] for group in kept)

@@ -1,0 +1,387 @@
+"""The recipe: the complete, frozen description of a run.
+
+The API validates a request with this class, the registry stores it, the library consumes it: nobody
+converts it, and a run reads no other setting. Simple forms are accepted where a person would type them
+(`"model": "org/name@revision"`, `"target": "100M"`, `"data": "org/name:config"`); the stored recipe is
+always the long form with every default filled. Torch-free.
+"""
+
+import re
+from collections.abc import Mapping
+from typing import Annotated, Any, Literal, Self
+
+from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
+
+from pruning.presets import PRESETS
+
+MAX_INLINE_CHARACTERS = 65_536
+_QUANTITY = re.compile(r"(?P<number>\d+(?:\.\d+)?)\s*(?P<suffix>[KMBkmb]?)")
+_MULTIPLIERS = {"": 1, "K": 10**3, "M": 10**6, "B": 10**9}
+
+
+class Part(BaseModel):
+    """Base of the recipe and its parts: immutable, and a misspelt field is an error."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
+
+    @model_validator(mode="before")
+    @classmethod
+    def _drop_auto(cls, value: object) -> object:
+        """`"auto"` means "as if I had not written it": the default, or a value resolved by the run."""
+        if isinstance(value, Mapping):
+            return {k: v for k, v in value.items() if not (isinstance(v, str) and v == "auto")}
+        return value
+
+
+# --- model -------------------------------------------------------------------------------------------
+
+
+class HubModel(Part):
+    """A model repository on a hub; `revision` is pinned to a commit when the run starts."""
+
+    source: Literal["hub"] = "hub"
+    id: str = Field(pattern=r"^[\w.-]+(/[\w.-]+)?$", max_length=200)
+    revision: str = Field("main", pattern=r"^[\w./-]+$", max_length=200)
+    credential: str | None = Field(None, description="Id of a stored credential for gated models.")
+
+
+class PathModel(Part):
+    """A model directory, or one GGUF file in it, on the worker's own disk."""
+
+    source: Literal["path"] = "path"
+    path: str = Field(min_length=1, max_length=4096)
+    gguf_file: str | None = Field(None, pattern=r"^[^/\\]+\.gguf$", max_length=255)
+
+
+ModelSource = Annotated[HubModel | PathModel, Field(discriminator="source")]
+
+
+def parse_model(text: str) -> dict[str, Any]:
+    """`org/name`, `org/name@revision`, `/a/directory` or `/a/directory/model.gguf` as a long form."""
+    if text.startswith("/"):
+        if text.endswith(".gguf"):
+            directory, _, file_name = text.rpartition("/")
+            return {"source": "path", "path": directory or "/", "gguf_file": file_name}
+        return {"source": "path", "path": text}
+    repository, _, revision = text.partition("@")
+    return {"source": "hub", "id": repository, **({"revision": revision} if revision else {})}
+
+
+# --- target ------------------------------------------------------------------------------------------
+
+
+class Shape(Part):
+    """A uniform architecture to prune to (Sheared-LLaMA's target shape); absent means unchanged."""
+
+    hidden_size: int | None = Field(None, gt=0)
+    intermediate_size: int | None = Field(None, gt=0)
+    num_attention_heads: int | None = Field(None, gt=0)
+    num_key_value_heads: int | None = Field(None, gt=0)
+    num_hidden_layers: int | None = Field(None, gt=0)
+
+
+class Target(Part):
+    """The size to reach: exactly one of the four.
+
+    `num_parameters` counts every parameter once (tied ones once); `sparsity` is the share of the
+    *prunable* parameters (those of the decoder layers) to remove; `size_bytes` is the weights on disk in
+    `output.dtype`; `shape` is an explicit uniform architecture.
+    """
+
+    num_parameters: int | None = Field(None, gt=0)
+    sparsity: float | None = Field(None, ge=0, lt=1)
+    size_bytes: int | None = Field(None, gt=0)
+    shape: Shape | None = None
+
+    @model_validator(mode="after")
+    def _exactly_one(self) -> Self:
+        given = [name for name in type(self).model_fields if getattr(self, name) is not None]
+        if len(given) != 1:
+            raise ValueError(
+                "give exactly one of num_parameters, sparsity, size_bytes, shape; "
+                f"got {', '.join(given) or 'none'}"
+            )
+        return self
+
+
+def parse_target(value: str | int) -> dict[str, Any]:
+    """`100M`, `1.5B`, `110000000` are parameter counts; `30%` is the share of prunable parameters removed.
+
+    Raises:
+        ValueError: the text is neither.
+    """
+    if isinstance(value, int):
+        return {"num_parameters": value}
+    text = value.strip()
+    if text.endswith("%"):
+        try:
+            return {"sparsity": float(text[:-1]) / 100}
+        except ValueError:
+            raise ValueError(f"{value!r} is not a percentage such as '30%'") from None
+    match = _QUANTITY.fullmatch(text)
+    if match is None:
+        raise ValueError(f"{value!r} is not a size such as '100M', '1.5B' or '30%'")
+    return {"num_parameters": round(float(match["number"]) * _MULTIPLIERS[match["suffix"].upper()])}
+
+
+def _expand_target(value: object) -> object:
+    if isinstance(value, str | int) and not isinstance(value, bool):
+        return parse_target(value)
+    return value
+
+
+# --- data --------------------------------------------------------------------------------------------
+
+
+class HubData(Part):
+    """A dataset repository on a hub, streamed."""
+
+    kind: Literal["hub"] = "hub"
+    id: str = Field(pattern=r"^[\w.-]+(/[\w.-]+)?$", max_length=200)
+    config: str | None = Field(None, max_length=200)
+    split: str = Field("train", max_length=200)
+    revision: str = Field("main", pattern=r"^[\w./-]+$", max_length=200)
+    text_field: str = Field("text", max_length=200)
+
+
+class PathData(Part):
+    """A text file, or a directory in which each file is a domain, on the worker's own disk."""
+
+    kind: Literal["path"] = "path"
+    path: str = Field(min_length=1, max_length=4096)
+    text_field: str = Field("text", max_length=200)
+
+
+class InlineData(Part):
+    """A few documents in the request itself."""
+
+    kind: Literal["inline"] = "inline"
+    documents: tuple[str, ...] = Field(min_length=1)
+
+    @field_validator("documents")
+    @classmethod
+    def _bounded(cls, documents: tuple[str, ...]) -> tuple[str, ...]:
+        if sum(map(len, documents)) > MAX_INLINE_CHARACTERS:
+            raise ValueError(f"inline text is limited to {MAX_INLINE_CHARACTERS} characters")
+        return documents
+
+
+DataSource = Annotated[HubData | PathData | InlineData, Field(discriminator="kind")]
+
+
+def parse_data_source(text: str) -> dict[str, Any]:
+    """`org/name`, `org/name:config` or an absolute path as a long form."""
+    if text.startswith("/"):
+        return {"kind": "path", "path": text}
+    repository, _, config = text.partition(":")
+    return {"kind": "hub", "id": repository, **({"config": config} if config else {})}
+
+
+class Domain(Part):
+    """A named part of the corpus. Weights are relative; absent means by the text it holds."""
+
+    name: str = Field(pattern=r"^[\w.-]{1,64}$")
+    source: DataSource
+    weight: float | None = Field(None, gt=0)
+    max_documents: int | None = Field(None, gt=0)
+
+    @field_validator("source", mode="before")
+    @classmethod
+    def _simple_source(cls, value: object) -> object:
+        return parse_data_source(value) if isinstance(value, str) else value
+
+
+class Data(Part):
+    """The corpus: domains to train on, and text held out to evaluate on.
+
+    Without `evaluation`, a slice of each domain is held out by the hash of its documents, so the same
+    document is held out whatever its position and never trained on.
+    """
+
+    train: tuple[Domain, ...] = Field(min_length=1)
+    evaluation: DataSource | None = None
+    held_out_fraction: float = Field(0.05, gt=0, le=0.5)
+    max_held_out_tokens: int = Field(32_768, gt=0)
+
+    @field_validator("train", mode="before")
+    @classmethod
+    def _simple_train(cls, value: object) -> object:
+        if isinstance(value, str) or (isinstance(value, Mapping) and "kind" in value):
+            return ({"name": "train", "source": value},)
+        return value
+
+    @field_validator("evaluation", mode="before")
+    @classmethod
+    def _simple_evaluation(cls, value: object) -> object:
+        return parse_data_source(value) if isinstance(value, str) else value
+
+    @field_validator("train")
+    @classmethod
+    def _distinct_names(cls, train: tuple[Domain, ...]) -> tuple[Domain, ...]:
+        names = [domain.name for domain in train]
+        if len(set(names)) != len(names):
+            raise ValueError("domain names must be distinct")
+        return train
+
+
+# --- method: axes x importance x allocation x schedule x compensation x recovery ---------------------
+
+Axis = Literal["intermediate", "kv_group"]
+ImportanceKind = Literal["magnitude", "taylor"]
+AllocationKind = Literal["uniform", "layer_adaptive"]
+Layout = Literal["per_layer", "uniform"]
+Compensation = Literal["none"]
+MethodName = Literal["adapt_pruner"]
+
+
+class Calibration(Part):
+    """Text that importance is measured on, drawn anew from the training domains for each increment."""
+
+    num_samples: int = Field(32, gt=0)
+    sequence_length: int = Field(256, ge=8)
+    batch_size: int = Field(8, gt=0)
+
+
+class Importance(Part):
+    """How groups and layers are scored; higher means keep."""
+
+    kind: ImportanceKind = "taylor"
+    calibration: Calibration = Calibration()
+
+
+class Constraints(Part):
+    """What every allocation honours, so that the result can be served."""
+
+    width_multiple: int = Field(32, gt=0, description="Intermediate sizes are multiples of this.")
+    min_intermediate_size: int = Field(32, gt=0)
+    min_kv_groups: int = Field(1, gt=0)
+    tensor_parallel: int = Field(1, gt=0, description="Every width and head count divides by this.")
+    protected_layers: tuple[int, ...] = Field((), description="Layers that lose nothing.")
+
+
+class Allocation(Part):
+    """How the sparsity of an increment is spread over layers and axes."""
+
+    kind: AllocationKind = "layer_adaptive"
+    amplitude: float = Field(0.5, ge=0, le=1, description="Spread around the mean layer sparsity.")
+    layout: Layout = "per_layer"
+    constraints: Constraints = Constraints()
+
+
+class Schedule(Part):
+    """When the cuts come, and how the training tokens are shared between them."""
+
+    num_increments: int | None = Field(
+        None, ge=1, le=1000, description="Default: one for every 5 % of parameters removed, at least 3."
+    )
+    num_tokens: int | None = Field(
+        None, ge=0, description="Training tokens over all increments. Default: one pass over the corpus."
+    )
+    token_share: Literal["constant", "linear", "cosine"] = "linear"
+
+
+class LearningRate(Part):
+    """One schedule over all increments: linear warm-up, constant, then decay to `min_ratio` x peak."""
+
+    peak: float = Field(2e-4, gt=0, lt=1)
+    warmup_fraction: float = Field(0.05, ge=0, le=1)
+    decay_fraction: float = Field(0.1, ge=0, le=1)
+    min_ratio: float = Field(0.1, ge=0, le=1)
+    kind: Literal["wsd", "cosine", "constant"] = "wsd"
+
+
+class Recovery(Part):
+    """Training after each cut."""
+
+    kind: Literal["full", "none"] = "full"
+    sequence_length: int = Field(512, ge=8)
+    batch_sequences: int = Field(8, gt=0, description="Sequences per optimizer step.")
+    micro_batch_sequences: int | None = Field(None, gt=0)
+    learning_rate: LearningRate = LearningRate()
+    weight_decay: float = Field(0.0, ge=0)
+    betas: tuple[float, float] = (0.9, 0.95)
+    max_grad_norm: float = Field(1.0, gt=0)
+    precision: Literal["float32", "bfloat16"] = "bfloat16"
+
+
+class Evaluation(Part):
+    """What is measured of each checkpoint."""
+
+    context_length: int = Field(512, ge=8, description="Window of the held-out perplexity, in tokens.")
+    speed: bool = Field(True, description="Measure prefill and decode of the base and final model.")
+
+
+class QualityFloor(Part):
+    """Stop before the increment that would break it; the job then ends with outcome `quality_floor`."""
+
+    metric: Literal["perplexity_ratio"] = "perplexity_ratio"
+    max: float = Field(gt=1)
+
+
+class Output(Part):
+    """How the published checkpoints are stored."""
+
+    dtype: Literal["float32", "bfloat16", "float16"] = "bfloat16"
+
+
+class Recipe(Part):
+    """A whole run: which model, to which size, on which text, how."""
+
+    model: ModelSource
+    target: Target | tuple[Target, ...]
+    data: Data
+    method: MethodName = "adapt_pruner"
+    axes: tuple[Axis, ...] = Field(("intermediate", "kv_group"), min_length=1)
+    importance: Importance = Importance()
+    allocation: Allocation = Allocation()
+    compensation: Compensation = "none"
+    schedule: Schedule = Schedule()
+    recovery: Recovery = Recovery()
+    evaluation: Evaluation = Evaluation()
+    quality_floor: QualityFloor | None = None
+    output: Output = Output()
+    seed: int = Field(42, ge=0, lt=2**31)
+
+    @model_validator(mode="before")
+    @classmethod
+    def _fill_preset(cls, value: object) -> object:
+        """Lay the request over the named method's fragment, so that what was written wins."""
+        if not isinstance(value, Mapping):
+            return value
+        method = value.get("method", "adapt_pruner")
+        fragment = PRESETS.get(method, {}) if isinstance(method, str) else {}
+        return _overlay(fragment, value)
+
+    @field_validator("model", mode="before")
+    @classmethod
+    def _simple_model(cls, value: object) -> object:
+        return parse_model(value) if isinstance(value, str) else value
+
+    @field_validator("target", mode="before")
+    @classmethod
+    def _simple_target(cls, value: object) -> object:
+        if isinstance(value, list | tuple):
+            return tuple(_expand_target(item) for item in value)
+        return _expand_target(value)
+
+    @field_validator("data", mode="before")
+    @classmethod
+    def _simple_data(cls, value: object) -> object:
+        return {"train": value} if isinstance(value, str) else value
+
+    @property
+    def targets(self) -> tuple[Target, ...]:
+        """The sizes to publish, as given; a single target is a family of one."""
+        return self.target if isinstance(self.target, tuple) else (self.target,)
+
+
+def _overlay(base: Mapping[str, Any], over: Mapping[str, Any]) -> dict[str, Any]:
+    """`over` laid on `base`, recursively; `"auto"` in `over` leaves what `base` says."""
+    merged = dict(base)
+    for key, value in over.items():
+        if isinstance(value, str) and value == "auto" and key in base:
+            continue
+        below = merged.get(key)
+        both = isinstance(below, Mapping) and isinstance(value, Mapping)
+        merged[key] = _overlay(below, value) if both else value  # type: ignore[arg-type]
+    return merged
