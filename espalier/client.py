@@ -1,0 +1,225 @@
+"""The REST client: what the `espalier` command, the demo and users' own scripts talk through."""
+
+import time
+import uuid
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from types import TracebackType
+from typing import Any, Self
+
+import httpx
+from httpx_retries import Retry, RetryTransport
+
+from espalier.connection import find_connection
+from espalier.download import OnBytes, download_file
+from espalier.errors import JobEnded, ServerUnreachable, raise_for_problem
+from espalier.resources import (
+    Checkpoint,
+    CheckpointFile,
+    CheckpointPage,
+    Evaluation,
+    EvaluationPage,
+    Event,
+    EventPage,
+    FilePage,
+    Job,
+    JobPage,
+)
+
+TRAINING_STATE = "training_state/"
+"""Files under this path resume a run; using the model needs none of them."""
+
+_EVENT_PAGE = 100
+# Every request this client makes is safe to repeat: a POST carries an idempotency key or asks for a
+# state that is the same the second time.
+_RETRY = Retry(
+    total=5,
+    backoff_factor=0.3,
+    max_backoff_wait=10,
+    allowed_methods=["GET", "HEAD", "POST", "DELETE"],
+)
+
+
+class Client:
+    """A connection to one Espalier server.
+
+    Without arguments it takes `ESPALIER_URL` and `ESPALIER_API_KEY`, then the server that
+    `espalier up` runs on this machine.
+    """
+
+    def __init__(
+        self, url: str | None = None, api_key: str | None = None, *, timeout_seconds: float = 30
+    ) -> None:
+        self.connection = find_connection(url, api_key)
+        headers = {"User-Agent": "espalier-client"}
+        if self.connection.api_key:
+            headers["Authorization"] = f"Bearer {self.connection.api_key}"
+        self._http = httpx.Client(
+            base_url=self.connection.url,
+            headers=headers,
+            timeout=timeout_seconds,
+            transport=RetryTransport(retry=_RETRY),
+        )
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self,
+        error_type: type[BaseException] | None,
+        error: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        self.close()
+
+    def close(self) -> None:
+        """Close the connections."""
+        self._http.close()
+
+    # --- jobs ------------------------------------------------------------------------------------
+
+    def submit(self, request: Mapping[str, Any], *, idempotency_key: str | None = None) -> Job:
+        """Create a job. `{"model": …, "target": …, "data": …}` is enough."""
+        headers = {"Idempotency-Key": idempotency_key or uuid.uuid4().hex}
+        response = self._request("POST", "/v1/jobs", json=dict(request), headers=headers)
+        return Job.model_validate_json(response.content)
+
+    def get(self, job_id: str) -> Job:
+        """The job as it is now."""
+        return Job.model_validate_json(self._request("GET", f"/v1/jobs/{job_id}").content)
+
+    def list_jobs(
+        self, *, limit: int = 20, after: str | None = None, status: str | None = None
+    ) -> JobPage:
+        """A page of jobs, newest first; `after` is the id of the last job of the page before."""
+        params = {"limit": limit, "after": after, "status": status}
+        given = {name: value for name, value in params.items() if value is not None}
+        response = self._request("GET", "/v1/jobs", params=given)
+        return JobPage.model_validate_json(response.content)
+
+    def cancel(self, job_id: str) -> Job:
+        """Stop the job; its checkpoints stay."""
+        return self._act(job_id, "cancel")
+
+    def pause(self, job_id: str) -> Job:
+        """Stop the job at its next boundary, so that `resume` goes on from there."""
+        return self._act(job_id, "pause")
+
+    def resume(self, job_id: str) -> Job:
+        """Queue a paused job again."""
+        return self._act(job_id, "resume")
+
+    def retry(self, job_id: str) -> Job:
+        """Queue a failed or cancelled job again; it goes on from its last checkpoint."""
+        return self._act(job_id, "retry")
+
+    def delete(self, job_id: str) -> None:
+        """Remove an ended job and what it published."""
+        self._request("DELETE", f"/v1/jobs/{job_id}")
+
+    def _act(self, job_id: str, action: str) -> Job:
+        return Job.model_validate_json(self._request("POST", f"/v1/jobs/{job_id}/{action}").content)
+
+    # --- progress --------------------------------------------------------------------------------
+
+    def events(self, job_id: str, *, after: int = 0) -> EventPage:
+        """A page of events with `seq` above `after`, oldest first."""
+        params = {"after": after, "limit": _EVENT_PAGE}
+        response = self._request("GET", f"/v1/jobs/{job_id}/events", params=params)
+        return EventPage.model_validate_json(response.content)
+
+    def stream(
+        self, job_id: str, *, after: int = 0, poll_seconds: float = 1.0
+    ) -> Iterator[tuple[Job, tuple[Event, ...]]]:
+        """The job and what happened since the last look, until it has ended."""
+        while True:
+            job = self.get(job_id)  # before its events: then none is missing once it has ended
+            events = tuple(self._events_since(job_id, after))
+            after = events[-1].seq if events else after
+            yield job, events
+            if job.ended:
+                return
+            time.sleep(poll_seconds)
+
+    def _events_since(self, job_id: str, after: int) -> Iterator[Event]:
+        while page := self.events(job_id, after=after).data:
+            yield from page
+            after = page[-1].seq
+            if len(page) < _EVENT_PAGE:
+                return
+
+    def wait(self, job_id: str, *, poll_seconds: float = 1.0) -> Job:
+        """Block until the job has succeeded.
+
+        Raises:
+            JobEnded: it failed or was cancelled.
+        """
+        while not (job := self.get(job_id)).ended:
+            time.sleep(poll_seconds)
+        if job.status != "succeeded":
+            raise JobEnded(job)
+        return job
+
+    # --- what a job leaves -----------------------------------------------------------------------
+
+    def list_checkpoints(self, job_id: str) -> tuple[Checkpoint, ...]:
+        """The models the job published so far, in the order of its increments."""
+        response = self._request("GET", f"/v1/jobs/{job_id}/checkpoints")
+        checkpoints = CheckpointPage.model_validate_json(response.content).data
+        return tuple(sorted(checkpoints, key=lambda checkpoint: checkpoint.increment))
+
+    def list_evaluations(self, job_id: str) -> tuple[Evaluation, ...]:
+        """Every number the job measured."""
+        response = self._request("GET", f"/v1/jobs/{job_id}/evaluations")
+        return EvaluationPage.model_validate_json(response.content).data
+
+    def get_checkpoint(self, checkpoint_id: str) -> Checkpoint:
+        """One published model."""
+        response = self._request("GET", f"/v1/checkpoints/{checkpoint_id}")
+        return Checkpoint.model_validate_json(response.content)
+
+    def list_files(self, checkpoint_id: str) -> tuple[CheckpointFile, ...]:
+        """The files of a checkpoint with their lengths and digests."""
+        response = self._request("GET", f"/v1/checkpoints/{checkpoint_id}/files")
+        return FilePage.model_validate_json(response.content).data
+
+    def download(
+        self,
+        checkpoint_id: str,
+        directory: Path,
+        *,
+        training_state: bool = False,
+        on_bytes: OnBytes | None = None,
+    ) -> tuple[CheckpointFile, ...]:
+        """Fetch a checkpoint into `directory`, going on where an earlier download stopped.
+
+        Every file is checked against its sha256 before it gets its name.
+
+        Raises:
+            ChecksumMismatch: a file hashes to something else, also when fetched anew.
+        """
+        files = tuple(
+            file
+            for file in self.list_files(checkpoint_id)
+            if training_state or not file.path.startswith(TRAINING_STATE)
+        )
+        for file in files:
+            url = f"/v1/checkpoints/{checkpoint_id}/files/{file.path}"
+            download_file(self._http, url, file, directory, on_bytes)
+        return files
+
+    def _request(
+        self,
+        method: str,
+        path: str,
+        *,
+        params: Mapping[str, str | int] | None = None,
+        json: Mapping[str, Any] | None = None,
+        headers: Mapping[str, str] | None = None,
+    ) -> httpx.Response:
+        try:
+            response = self._http.request(method, path, params=params, json=json, headers=headers)
+        except httpx.TransportError as error:
+            raise ServerUnreachable(f"{self.connection.url}: {error}") from error
+        raise_for_problem(response)
+        return response

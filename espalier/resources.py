@@ -1,0 +1,170 @@
+"""What the server sends, as types. Fields a newer server adds are ignored."""
+
+from datetime import datetime
+from typing import Any
+
+from pydantic import BaseModel, ConfigDict, Field
+
+TERMINAL_STATUSES = frozenset({"succeeded", "failed", "cancelled"})
+
+
+class Resource(BaseModel):
+    """Base of everything the server sends."""
+
+    model_config = ConfigDict(frozen=True, extra="ignore")
+
+
+class FieldProblem(Resource):
+    """One field at fault."""
+
+    param: str | None = None
+    code: str | None = None
+    message: str | None = None
+
+
+class Problem(Resource):
+    """An RFC 9457 problem."""
+
+    status: int
+    title: str = "problem"
+    detail: str | None = None
+    code: str = "unknown"
+    param: str | None = None
+    errors: tuple[FieldProblem, ...] = ()
+    allowed_actions: tuple[str, ...] = ()
+    retryable: bool = False
+    request_id: str | None = None
+
+
+class Progress(Resource):
+    """How far a job is. Counts are of parameters and training tokens."""
+
+    fraction: float = 0.0
+    increments_done: int = 0
+    increments_planned: int | None = None
+    params_start: int | None = None
+    params_now: int | None = None
+    params_target: int | None = None
+    tokens_seen: int = 0
+    tokens_per_s: float | None = None
+    estimate_available: bool = False
+    eta_seconds: float | None = None
+
+
+class JobError(Resource):
+    """Why a job failed."""
+
+    code: str
+    message: str
+    param: str | None = None
+    hint: str | None = None
+    retryable: bool = False
+
+
+class Job(Resource):
+    """A job as `GET /v1/jobs/{id}` shows it."""
+
+    id: str
+    name: str | None = None
+    version: int = 1
+    status: str
+    phase: str | None = None
+    status_reason: str | None = None
+    outcome: str | None = None
+    allowed_actions: tuple[str, ...] = ()
+    created_at: datetime
+    started_at: datetime | None = None
+    finished_at: datetime | None = None
+    progress: Progress = Progress()
+    attempt: int = 0
+    latest_checkpoint: str | None = None
+    best_checkpoint: str | None = None
+    resolved: dict[str, Any] | None = None
+    result: dict[str, Any] | None = None
+    error: JobError | None = None
+    spec: dict[str, Any] = Field(default_factory=dict)
+    metadata: dict[str, Any] = Field(default_factory=dict)
+    links: dict[str, str] = Field(default_factory=dict)
+
+    @property
+    def ended(self) -> bool:
+        """Whether nothing more will happen unless someone asks for a retry."""
+        return self.status in TERMINAL_STATUSES
+
+
+class JobPage(Resource):
+    """One page of jobs, newest first unless asked otherwise."""
+
+    data: tuple[Job, ...]
+    has_more: bool = False
+
+
+class Event(Resource):
+    """An immutable record of a job; `seq` has no gaps within a job."""
+
+    seq: int
+    type: str
+    level: str = "info"
+    created_at: datetime
+    data: dict[str, Any] = Field(default_factory=dict)
+
+
+class EventPage(Resource):
+    """Events in ascending order."""
+
+    data: tuple[Event, ...]
+    has_more: bool = False
+
+
+class CheckpointFile(Resource):
+    """One file of a checkpoint: its path inside it, length in bytes and sha256."""
+
+    path: str
+    size: int
+    sha256: str
+
+
+class Checkpoint(Resource):
+    """A model that a job published."""
+
+    id: str
+    job: str
+    increment: int
+    parent: str | None = None
+    params: int
+    size_bytes: int
+    dtype: str | None = None
+    sha256: str | None = Field(None, description="Digest of the checkpoint's manifest.json.")
+    created_at: datetime
+
+
+class CheckpointPage(Resource):
+    """Checkpoints in the order of their increments."""
+
+    data: tuple[Checkpoint, ...]
+
+
+class FilePage(Resource):
+    """The files of a checkpoint."""
+
+    data: tuple[CheckpointFile, ...]
+
+
+class Evaluation(Resource):
+    """One measured number; `stage` is base, pruned (cut and untrained) or recovered."""
+
+    checkpoint: str | None = None
+    increment: int
+    stage: str
+    suite: str
+    metric: str
+    value: float
+    stderr: float | None = None
+    num_samples: int | None = None
+    protocol: dict[str, Any] = Field(default_factory=dict)
+
+
+class EvaluationPage(Resource):
+    """The evaluations of a job, in the order they were measured."""
+
+    data: tuple[Evaluation, ...]
