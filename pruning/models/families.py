@@ -1,0 +1,67 @@
+"""What a decoder layer is, declared once per family: data, looked up by `model_type`, never traced."""
+
+from dataclasses import dataclass
+from typing import Literal
+
+Span = Literal["channel", "key_value_head", "query_heads"]
+"""How many consecutive entries of a tensor one group owns: one intermediate channel, the `head_dim`
+entries of a KV head, or those of all query heads that share a KV head."""
+
+
+@dataclass(frozen=True)
+class Member:
+    """A module of a decoder layer that shrinks with an axis.
+
+    A linear layer loses `outputs` (bias included) or `inputs`; a `norm` entries it averages over.
+    """
+
+    module: str
+    side: Literal["outputs", "inputs", "norm"]
+    span: Span
+
+
+@dataclass(frozen=True, kw_only=True)
+class Family:
+    """The coupled tensors of one architecture.
+
+    `mlp_input` is the module whose input is the residual stream between the two blocks of a layer.
+    """
+
+    model_type: str
+    intermediate: tuple[Member, ...] = (
+        Member("mlp.gate_proj", "outputs", "channel"),
+        Member("mlp.up_proj", "outputs", "channel"),
+        Member("mlp.down_proj", "inputs", "channel"),
+    )
+    kv_group: tuple[Member, ...] = (
+        Member("self_attn.q_proj", "outputs", "query_heads"),
+        Member("self_attn.k_proj", "outputs", "key_value_head"),
+        Member("self_attn.v_proj", "outputs", "key_value_head"),
+        Member("self_attn.o_proj", "inputs", "query_heads"),
+    )
+    attention: str = "self_attn"
+    mlp: str = "mlp"
+    mlp_input: str = "post_attention_layernorm"
+
+
+# QK-norm over all heads at once: its weights go with the heads they scale. (The usual per-head
+# QK-norm has one weight of `head_dim` shared by all heads, and stays.)
+_FLAT_QK_NORM = (
+    Member("self_attn.q_norm", "norm", "query_heads"),
+    Member("self_attn.k_norm", "norm", "key_value_head"),
+)
+
+FAMILIES: dict[str, Family] = {
+    family.model_type: family
+    for family in (
+        Family(model_type="llama"),
+        Family(model_type="mistral"),
+        Family(model_type="qwen2"),
+        Family(model_type="qwen3"),
+        Family(model_type="smollm3"),
+        Family(model_type="granite"),
+        Family(model_type="olmo2", kv_group=Family.kv_group + _FLAT_QK_NORM, mlp_input="mlp"),
+        Family(model_type="gemma2", mlp_input="pre_feedforward_layernorm"),
+        Family(model_type="gemma3_text", mlp_input="pre_feedforward_layernorm"),
+    )
+}

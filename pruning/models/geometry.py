@@ -1,0 +1,99 @@
+"""Sizes of a model as pure data: allocation counts parameters without touching tensors."""
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+
+from torch import nn
+from transformers import PreTrainedModel
+
+from pruning.events import LayerWidths
+from pruning.models.adapter import AXES, Adapter, adapter_for, kept_groups
+from pruning.plan import LayerPlan, PruningPlan
+from pruning.recipe import Axis
+
+
+@dataclass(frozen=True)
+class Geometry:
+    """Parameters outside every group, and the cost of one group per layer and axis.
+
+    Both are constant under pruning, so one `Geometry` serves all increments of a run.
+    """
+
+    num_fixed_parameters: int
+    group_costs: tuple[dict[Axis, int], ...]
+    query_heads_per_group: int
+
+    def num_parameters(self, plan: PruningPlan) -> int:
+        """What the model counts after `plan`, tied parameters once."""
+        return self.num_fixed_parameters + sum(
+            layer_parameters(layer, costs)
+            for layer, costs in zip(plan.layers, self.group_costs, strict=True)
+        )
+
+    def widths(self, plan: PruningPlan) -> tuple[LayerWidths, ...]:
+        """The layer sizes that `plan` leaves."""
+        return tuple(
+            LayerWidths(
+                intermediate_size=len(layer.intermediate),
+                num_attention_heads=len(layer.kv_groups) * self.query_heads_per_group,
+                num_key_value_heads=len(layer.kv_groups),
+            )
+            for layer in plan.layers
+        )
+
+
+def layer_parameters(layer: LayerPlan, costs: dict[Axis, int]) -> int:
+    """Parameters of one layer that belong to some group."""
+    return sum(cost * len(kept_groups(layer, axis)) for axis, cost in costs.items())
+
+
+def geometry_of(model: PreTrainedModel) -> Geometry:
+    """Measure a model. Valid before and after any cut of it."""
+    adapter = adapter_for(model.config)
+    layers = adapter.layers(model)
+    costs = tuple({axis: adapter.group_cost(layer, axis) for axis in AXES} for layer in layers)
+    in_groups = sum(
+        cost * adapter.num_groups(layer, axis)
+        for layer, by_axis in zip(layers, costs, strict=True)
+        for axis, cost in by_axis.items()
+    )
+    return Geometry(
+        num_fixed_parameters=count_parameters(model) - in_groups,
+        group_costs=costs,
+        query_heads_per_group=adapter.query_heads_per_group,
+    )
+
+
+def unpruned_plan(model: PreTrainedModel) -> PruningPlan:
+    """The plan that keeps every group of the model as it stands, which makes it the base model."""
+    adapter = adapter_for(model.config)
+    return PruningPlan(layers=tuple(_keep_all(adapter, layer) for layer in adapter.layers(model)))
+
+
+def _keep_all(adapter: Adapter, layer: nn.Module) -> LayerPlan:
+    return LayerPlan(
+        intermediate=tuple(range(adapter.num_groups(layer, "intermediate"))),
+        kv_groups=tuple(range(adapter.num_groups(layer, "kv_group"))),
+    )
+
+
+def layer_widths(model: PreTrainedModel) -> tuple[LayerWidths, ...]:
+    """The sizes of each decoder layer, read from its tensors."""
+    adapter = adapter_for(model.config)
+    return tuple(adapter.widths(layer) for layer in adapter.layers(model))
+
+
+def count_parameters(model: nn.Module) -> int:
+    """All parameters, those that share a storage once."""
+    return _count_once(model.parameters())
+
+
+def count_prunable_parameters(model: PreTrainedModel) -> int:
+    """Parameters of the decoder layers: what `Target.sparsity` is a share of."""
+    adapter = adapter_for(model.config)
+    return _count_once(p for layer in adapter.layers(model) for p in layer.parameters())
+
+
+def _count_once(parameters: Iterable[nn.Parameter]) -> int:
+    # Tensors on the meta device all report address 0.
+    return sum({p.data_ptr() or id(p): p.numel() for p in parameters}.values())

@@ -1,0 +1,35 @@
+"""What calibration measured: the only thing importance hands to allocation."""
+
+from dataclasses import dataclass
+
+import torch
+
+from pruning.recipe import Axis
+
+
+@dataclass(frozen=True, kw_only=True)
+class LayerScores:
+    """Importance of one decoder layer's groups, and of its two blocks; higher means keep.
+
+    Groups are counted in the model as it was measured: `intermediate` [F] and `kv_groups` [K], fp32
+    on the CPU. A block's importance is the mean over tokens of 1 - cos(residual stream in, out).
+    """
+
+    intermediate: torch.Tensor
+    kv_groups: torch.Tensor
+    attention_importance: float
+    mlp_importance: float
+
+    def groups(self, axis: Axis) -> torch.Tensor:
+        return self.intermediate if axis == "intermediate" else self.kv_groups
+
+    def block_importance(self, axis: Axis) -> float:
+        """`layer_importance` of the block that `axis` thins out."""
+        return self.mlp_importance if axis == "intermediate" else self.attention_importance
+
+
+@dataclass(frozen=True)
+class Scores:
+    """One `LayerScores` per decoder layer, in order."""
+
+    layers: tuple[LayerScores, ...]

@@ -1,0 +1,181 @@
+"""Cutting a model down to a plan, in place, together with the optimizer that trains it.
+
+`apply_mask` zeroes the same groups instead of removing them: the reference every cut must equal.
+"""
+
+import copy
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+import torch
+from torch import nn
+from transformers import PretrainedConfig, PreTrainedModel
+
+from pruning.errors import InvalidPlan
+from pruning.events import LayerWidths
+from pruning.models.adapter import AXES, GroupedTensor, adapter_for, kept_groups
+from pruning.models.geometry import layer_widths
+from pruning.plan import LayerPlan, PruningPlan
+
+
+@dataclass(frozen=True)
+class _Cut:
+    """A tensor that loses groups, and those it keeps, counted in the model as it stands."""
+
+    tensor: GroupedTensor
+    kept: tuple[int, ...]
+
+    def indices(self) -> torch.Tensor:
+        """Entries [E] to keep along the pruned dimension."""
+        device = self.tensor.parameter.device
+        return self.tensor.indices(torch.tensor(self.kept, dtype=torch.long, device=device))
+
+
+@torch.no_grad()
+def apply_plan(
+    model: PreTrainedModel,
+    plan: PruningPlan,
+    *,
+    previous: PruningPlan,
+    optimizer: torch.optim.Optimizer | None = None,
+) -> None:
+    """Cut `model` in place from `previous`, the plan it is at, to `plan`.
+
+    Gradients of cut parameters are dropped. The optimizer goes on with the new parameters, its
+    per-entry state (Adam's moments) sliced by the same indices as the weights.
+
+    Raises:
+        InvalidPlan: `plan` keeps what is already gone or empties a layer, or the model is not at
+            `previous`. Nothing has been cut then.
+    """
+    slices: dict[nn.Parameter, tuple[nn.Parameter, int, torch.Tensor]] = {}
+    for cut in _cuts(model, plan, previous):
+        old, indices = cut.tensor.parameter, cut.indices()
+        slices[old] = (_replace(cut.tensor, indices), cut.tensor.dim, indices)
+    if optimizer is not None:
+        _follow(optimizer, slices)
+    _refresh_attributes(model)
+
+
+@torch.no_grad()
+def apply_mask(model: PreTrainedModel, plan: PruningPlan, *, previous: PruningPlan) -> None:
+    """Zero in place what `apply_plan` would remove; shapes stay.
+
+    A norm over all heads (OLMo 2) is rescaled to average over the kept entries, as after a cut.
+
+    Raises:
+        InvalidPlan: as for `apply_plan`.
+    """
+    for cut in _cuts(model, plan, previous):
+        parameter, dim = cut.tensor.parameter, cut.tensor.dim
+        keep = torch.zeros(parameter.shape[dim], device=parameter.device)
+        keep[cut.indices()] = 1
+        if cut.tensor.normalises:
+            keep *= math.sqrt(len(cut.kept) / cut.tensor.num_groups)
+        parameter.mul_(keep if dim == parameter.dim() - 1 else keep[:, None])
+
+
+def write_widths(
+    config: PretrainedConfig, widths: tuple[LayerWidths, ...], *, head_dim: int
+) -> None:
+    """Record layer sizes in a configuration, so that the saved model opens again.
+
+    Equal layers become an ordinary configuration that stock transformers opens; others are written
+    as `per_layer_config`, beside the base model's values.
+    """
+    # Without it some families derive it from the number of heads, which no longer gives it.
+    config.head_dim = head_dim
+    config.per_layer_config = None
+    config.__dict__.pop("allow_global_per_layer_attribute_access", None)
+    if len(set(widths)) == 1 and _is_accepted(config, widths[0]):
+        _set_widths(config, widths[0])
+        return
+    config.per_layer_config = {i: layer.model_dump() for i, layer in enumerate(widths)}
+    # Transformers' own validation reads the model-wide values when it saves and opens.
+    config.allow_global_per_layer_attribute_access = config.is_heterogeneous
+
+
+def _cuts(model: PreTrainedModel, plan: PruningPlan, previous: PruningPlan) -> list[_Cut]:
+    """All tensors that lose something between two plans, checked before any is touched."""
+    adapter = adapter_for(model.config)
+    layers = adapter.layers(model)
+    relative = plan.relative_to(previous)
+    if len(relative.layers) != len(layers):
+        raise InvalidPlan(f"plan has {len(relative.layers)} layers, the model {len(layers)}")
+    cuts: list[_Cut] = []
+    for index, (layer, now, before) in enumerate(
+        zip(layers, relative.layers, previous.layers, strict=True)
+    ):
+        for axis in AXES:
+            kept = kept_groups(now, axis)
+            num_groups = adapter.num_groups(layer, axis)
+            _check(index, axis, kept=len(kept), before=before, num_groups=num_groups)
+            if len(kept) < num_groups:
+                cuts.extend(_Cut(tensor, kept) for tensor in adapter.tensors(layer, axis))
+    return cuts
+
+
+def _check(index: int, axis: str, *, kept: int, before: LayerPlan, num_groups: int) -> None:
+    expected = len(before.intermediate if axis == "intermediate" else before.kv_groups)
+    if expected != num_groups:
+        raise InvalidPlan(
+            f"layer {index}: the model has {num_groups} groups of {axis}, its plan says {expected}"
+        )
+    if kept == 0:
+        raise InvalidPlan(f"layer {index}: keeps no group of {axis}, need 1..{num_groups}")
+
+
+def _replace(tensor: GroupedTensor, indices: torch.Tensor) -> nn.Parameter:
+    old, module = tensor.parameter, tensor.module
+    new = nn.Parameter(
+        old.detach().index_select(tensor.dim, indices).contiguous(), requires_grad=old.requires_grad
+    )
+    setattr(module, tensor.name, new)
+    if isinstance(module, nn.Linear):
+        module.out_features, module.in_features = module.weight.shape
+    return new
+
+
+def _follow(
+    optimizer: torch.optim.Optimizer,
+    slices: Mapping[nn.Parameter, tuple[nn.Parameter, int, torch.Tensor]],
+) -> None:
+    """Point an optimizer at the new parameters and slice its state like them."""
+    for group in optimizer.param_groups:
+        group["params"] = [slices[p][0] if p in slices else p for p in group["params"]]
+    for old, (new, dim, indices) in slices.items():
+        if old not in optimizer.state:
+            continue
+        optimizer.state[new] = {
+            key: value.index_select(dim, indices).contiguous()
+            if isinstance(value, torch.Tensor) and value.shape == old.shape
+            else value
+            for key, value in optimizer.state.pop(old).items()
+        }
+
+
+def _refresh_attributes(model: PreTrainedModel) -> None:
+    """Make modules and configuration say what the tensors are."""
+    adapter = adapter_for(model.config)
+    widths = layer_widths(model)
+    for layer, sizes in zip(adapter.layers(model), widths, strict=True):
+        mlp = layer.get_submodule(adapter.family.mlp)
+        mlp.intermediate_size = sizes.intermediate_size  # type: ignore[assignment]
+    write_widths(model.config, widths, head_dim=adapter.head_dim)
+
+
+def _set_widths(config: PretrainedConfig, widths: LayerWidths) -> None:
+    for name, value in widths.model_dump().items():
+        setattr(config, name, value)
+
+
+def _is_accepted(config: PretrainedConfig, widths: LayerWidths) -> bool:
+    """Whether the family takes these model-wide: Llama wants heads to divide the hidden size."""
+    trial = copy.deepcopy(config)
+    try:
+        _set_widths(trial, widths)
+        trial.validate_architecture()
+    except ValueError:
+        return False
+    return True
