@@ -1,0 +1,116 @@
+"""Engines, sessions and transactions for both databases.
+
+Registry functions take a session and never commit; the edge (a request, a worker step, a command)
+opens one `transaction` and everything in it happens or nothing does.
+"""
+
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+import sqlalchemy
+from sqlalchemy import Connection, Engine, event, text
+from sqlalchemy.dialects import postgresql, sqlite
+from sqlalchemy.engine import make_url
+from sqlalchemy.orm import DeclarativeBase, Session, sessionmaker
+from sqlalchemy.pool import ConnectionPoolEntry
+
+from registry.settings import Settings
+
+SQLITE_BUSY_SECONDS = 15
+POSTGRES_OPTIONS = "-c timezone=utc -c statement_timeout=30s -c lock_timeout=10s"
+
+SessionFactory = sessionmaker[Session]
+
+
+def create_engine(settings: Settings) -> Engine:
+    """The engine for `settings.database_url`; it connects on first use."""
+    url = make_url(settings.database_url)
+    if url.get_backend_name() == "sqlite":
+        return _sqlite_engine(settings.database_url)
+    return sqlalchemy.create_engine(
+        url,
+        pool_pre_ping=True,
+        pool_size=10,
+        max_overflow=20,
+        pool_timeout=10,
+        connect_args={
+            "connect_timeout": 5,
+            "options": POSTGRES_OPTIONS,
+            "tcp_user_timeout": 5000,
+        },
+    )
+
+
+def _sqlite_engine(url: str) -> Engine:
+    database = make_url(url).database
+    if database and database != ":memory:":
+        Path(database).parent.mkdir(parents=True, exist_ok=True)
+    engine = sqlalchemy.create_engine(url, connect_args={"timeout": SQLITE_BUSY_SECONDS})
+    event.listen(engine, "connect", _configure_sqlite)
+    event.listen(engine, "begin", _begin_sqlite)
+    return engine
+
+
+def _configure_sqlite(connection: Any, _entry: ConnectionPoolEntry) -> None:
+    # The driver's own transaction handling begins late and commits around DDL; `_begin_sqlite`
+    # decides.
+    connection.isolation_level = None
+    cursor = connection.cursor()
+    cursor.execute(f"PRAGMA busy_timeout={SQLITE_BUSY_SECONDS * 1000}")
+    cursor.execute("PRAGMA journal_mode=WAL")
+    cursor.execute("PRAGMA synchronous=NORMAL")
+    cursor.execute("PRAGMA foreign_keys=ON")
+    cursor.close()
+
+
+def _begin_sqlite(connection: Connection) -> None:
+    # A deferred transaction that turns into a writer fails at once with "database is locked" when
+    # another wrote in between, whatever the busy timeout; one that takes the write lock first waits
+    # its turn.
+    reading = connection.get_execution_options().get("reading", False)
+    connection.exec_driver_sql("BEGIN" if reading else "BEGIN IMMEDIATE")
+
+
+def session_factory(engine: Engine) -> SessionFactory:
+    """Sessions whose objects stay readable after the commit."""
+    return sessionmaker(engine, expire_on_commit=False)
+
+
+@contextmanager
+def transaction(factory: SessionFactory) -> Iterator[Session]:
+    """A session that commits at the end of the block, or rolls back with its error."""
+    with factory.begin() as session:
+        yield session
+
+
+@contextmanager
+def reading(factory: SessionFactory) -> Iterator[Session]:
+    """A session that only reads: on SQLite it does not queue behind writers."""
+    with factory() as session:
+        session.connection(execution_options={"reading": True})
+        yield session
+
+
+def database_now(session: Session) -> datetime:
+    """The time by the clock that all processes share: the Postgres server's, or this host's for
+    SQLite.
+    """
+    if session.get_bind().dialect.name == "postgresql":
+        now: datetime = session.execute(text("SELECT clock_timestamp()")).scalar_one()
+        return now.astimezone(UTC)
+    return datetime.now(UTC)
+
+
+def insert_unless_exists(
+    session: Session, table: type[DeclarativeBase], values: Mapping[str, Any]
+) -> bool:
+    """Insert a row, or leave what stands under the same key; whether it was inserted.
+
+    On Postgres this waits for a concurrent transaction that inserts the same key.
+    """
+    dialect = postgresql if session.get_bind().dialect.name == "postgresql" else sqlite
+    result = session.execute(dialect.insert(table).values(**values).on_conflict_do_nothing())
+    return bool(result.rowcount == 1)  # type: ignore[attr-defined]  # Result[Any] of a DML is a CursorResult

@@ -1,0 +1,102 @@
+"""What the registry refuses, each with a code that HTTP and the command line report.
+
+RegistryError
+├── NotFound               no such row, or another tenant's
+├── InvalidTransition      the job's status does not allow it
+├── InvalidCursor          `after` names nothing in this list
+├── LeaseLost              the fence moved on: whoever holds this lease must stop, not retry
+│   └── CommitConflict     another execution already committed this increment
+├── InvalidApiKey          unknown or revoked
+│   └── ExpiredApiKey
+├── IdempotencyConflict    the key cannot be used for this request
+│   ├── IdempotencyKeyReused   same key, other request
+│   └── IdempotencyInProgress  same request, not answered yet
+└── StorageError
+    ├── BlobNotFound
+    ├── BlobCorrupt        the bytes do not hash to their name
+    └── StorageFull        no room, or about to be
+"""
+
+from typing import ClassVar
+
+from registry.status import JobAction, JobStatus
+
+
+class RegistryError(Exception):
+    """Base of every error the registry raises on purpose; `code` names the kind for programs."""
+
+    code: ClassVar[str] = "internal"
+
+    def __init__(self, message: str) -> None:
+        super().__init__(message)
+        self.message = message
+
+
+class NotFound(RegistryError):
+    code = "not_found"
+
+    def __init__(self, kind: str, identifier: str) -> None:
+        super().__init__(f"no {kind} {identifier!r}")
+        self.kind = kind
+        self.identifier = identifier
+
+
+class InvalidTransition(RegistryError):
+    """Carries the status found and what a user may ask for instead."""
+
+    code = "invalid_state"
+
+    def __init__(
+        self, message: str, *, status: JobStatus, allowed_actions: list[JobAction]
+    ) -> None:
+        super().__init__(message)
+        self.status = status
+        self.allowed_actions = allowed_actions
+
+
+class InvalidCursor(RegistryError):
+    code = "bad_cursor"
+
+
+class LeaseLost(RegistryError):
+    code = "lease_lost"
+
+
+class CommitConflict(LeaseLost):
+    code = "commit_conflict"
+
+
+class InvalidApiKey(RegistryError):
+    code = "invalid_key"
+
+
+class ExpiredApiKey(InvalidApiKey):
+    code = "expired_key"
+
+
+class IdempotencyConflict(RegistryError):
+    code = "idempotency_conflict"
+
+
+class IdempotencyKeyReused(IdempotencyConflict):
+    code = "idempotency_key_reuse"
+
+
+class IdempotencyInProgress(IdempotencyConflict):
+    code = "idempotency_in_progress"
+
+
+class StorageError(RegistryError):
+    code = "storage_error"
+
+
+class BlobNotFound(StorageError):
+    code = "not_found"
+
+
+class BlobCorrupt(StorageError):
+    code = "checkpoint_corrupt"
+
+
+class StorageFull(StorageError):
+    code = "storage_full"

@@ -1,0 +1,59 @@
+"""The event log of a job: what happened, numbered without a gap."""
+
+from typing import Any
+
+from sqlalchemy import select, update
+from sqlalchemy.orm import Session
+
+from registry.db import database_now
+from registry.ids import new_id
+from registry.tables import Job, JobEvent
+
+
+def append(
+    session: Session,
+    job: Job,
+    type: str,  # noqa: A002  # The column's name; callers read `append(session, job, "job.queued")`.
+    data: dict[str, Any] | None = None,
+    *,
+    level: str = "info",
+) -> JobEvent:
+    """Add the next event of `job`.
+
+    The number comes from the job's row, which stays locked until the transaction ends: numbers
+    appear in commit order, and a rollback leaves no hole.
+    """
+    session.flush()
+    seq = session.execute(
+        update(Job)
+        .where(Job.id == job.id)
+        .values(last_event_seq=Job.last_event_seq + 1)
+        .returning(Job.last_event_seq),
+        execution_options={"synchronize_session": False},
+    ).scalar_one()
+    session.refresh(job, ["last_event_seq"])
+    row = JobEvent(
+        id=new_id("evt"),
+        job_id=job.id,
+        seq=seq,
+        type=type,
+        level=level,
+        data=data or {},
+        fence=job.fence,
+        created_at=database_now(session),
+    )
+    session.add(row)
+    return row
+
+
+def list_after(
+    session: Session, job_id: str, after_seq: int = 0, limit: int = 100
+) -> list[JobEvent]:
+    """Up to `limit` events numbered above `after_seq`, ascending."""
+    query = (
+        select(JobEvent)
+        .where(JobEvent.job_id == job_id, JobEvent.seq > after_seq)
+        .order_by(JobEvent.seq)
+        .limit(limit)
+    )
+    return list(session.scalars(query))

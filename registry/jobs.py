@@ -1,0 +1,335 @@
+"""Jobs: creating, finding and listing them, and the only door to their status."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from datetime import datetime, timedelta
+from typing import Any, Literal
+
+from sqlalchemy import Select, and_, or_, select
+from sqlalchemy.orm import Session
+
+from pruning.recipe import HubModel, Recipe
+from registry import events, outbox
+from registry.db import database_now
+from registry.errors import InvalidCursor, InvalidTransition, NotFound
+from registry.ids import new_id
+from registry.status import (
+    ACTIONS,
+    LEASED,
+    TERMINAL,
+    JobAction,
+    JobStatus,
+    allowed_actions,
+    may_become,
+)
+from registry.tables import Job
+
+DEFAULT_MAX_ATTEMPTS = 8
+
+PauseMode = Literal["save", "latest"]
+Order = Literal["asc", "desc"]
+
+
+def create(
+    session: Session,
+    *,
+    tenant_id: str,
+    recipe: Recipe,
+    spec: Mapping[str, Any],
+    name: str | None = None,
+    metadata: Mapping[str, Any] | None = None,
+    priority: int = 0,
+    max_attempts: int = DEFAULT_MAX_ATTEMPTS,
+    max_runtime_seconds: float | None = None,
+) -> Job:
+    """A queued job, its first events and the hint that will wake a worker."""
+    now = database_now(session)
+    model = recipe.model
+    job = Job(
+        id=new_id("job"),
+        tenant_id=tenant_id,
+        name=name,
+        model=model.id if isinstance(model, HubModel) else model.path,
+        spec=dict(spec),
+        recipe=recipe.model_dump(mode="json"),
+        job_metadata=dict(metadata or {}),
+        priority=priority,
+        max_attempts=max_attempts,
+        max_runtime_seconds=max_runtime_seconds,
+        status=JobStatus.QUEUED,
+        not_before=now,
+        created_at=now,
+        queued_at=now,
+        deadline_at=now + timedelta(seconds=max_runtime_seconds) if max_runtime_seconds else None,
+    )
+    session.add(job)
+    session.flush()
+    events.append(session, job, "job.created", {"name": name})
+    events.append(session, job, "job.queued", _status_data(job))
+    outbox.hint(session, job)
+    return job
+
+
+def get(session: Session, tenant_id: str, job_id: str, *, for_update: bool = False) -> Job:
+    """The tenant's job.
+
+    Raises:
+        NotFound: there is none, it was deleted, or it is another tenant's.
+    """
+    query = select(Job).where(
+        Job.id == job_id, Job.tenant_id == tenant_id, Job.deleted_at.is_(None)
+    )
+    job = session.scalars(_locked(query) if for_update else query).one_or_none()
+    if job is None:
+        raise NotFound("job", job_id)
+    return job
+
+
+def lock(session: Session, job_id: str) -> Job:
+    """The job, whoever's it is, held until the transaction ends.
+
+    Raises:
+        NotFound: there is none.
+    """
+    job = session.scalars(_locked(select(Job).where(Job.id == job_id))).one_or_none()
+    if job is None:
+        raise NotFound("job", job_id)
+    return job
+
+
+def _locked(query: Select[Job]) -> Select[Job]:
+    return query.with_for_update().execution_options(populate_existing=True)
+
+
+# --- lists ----------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True, kw_only=True)
+class JobFilter:
+    """What a list is narrowed to; everything given must hold."""
+
+    statuses: Sequence[JobStatus] = ()
+    model: str | None = None
+    name_contains: str | None = None
+    created_after: datetime | None = None
+    created_before: datetime | None = None
+    metadata: Mapping[str, str] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class JobPage:
+    items: list[Job]
+    has_more: bool
+
+
+def list_page(
+    session: Session,
+    tenant_id: str,
+    *,
+    limit: int = 20,
+    after: str | None = None,
+    order: Order = "desc",
+    where: JobFilter | None = None,
+) -> JobPage:
+    """A page of the tenant's jobs by creation time, starting behind the job `after`.
+
+    Raises:
+        InvalidCursor: `after` is no job of this tenant.
+    """
+    query = _filtered(
+        select(Job).where(Job.tenant_id == tenant_id, Job.deleted_at.is_(None)),
+        where or JobFilter(),
+    )
+    if after is not None:
+        query = query.where(_behind(session, tenant_id, after, order))
+    columns = (Job.created_at, Job.id)
+    query = query.order_by(*(c.desc() if order == "desc" else c.asc() for c in columns))
+    rows = list(session.scalars(query.limit(limit + 1)))
+    return JobPage(items=rows[:limit], has_more=len(rows) > limit)
+
+
+def _filtered(query: Select[Job], where: JobFilter) -> Select[Job]:
+    conditions = [
+        Job.job_metadata[key].as_string() == value for key, value in where.metadata.items()
+    ]
+    if where.statuses:
+        conditions.append(Job.status.in_(where.statuses))
+    if where.model is not None:
+        conditions.append(Job.model == where.model)
+    if where.name_contains:
+        conditions.append(Job.name.icontains(where.name_contains, autoescape=True))
+    if where.created_after is not None:
+        conditions.append(Job.created_at > where.created_after)
+    if where.created_before is not None:
+        conditions.append(Job.created_at < where.created_before)
+    return query.where(*conditions)
+
+
+def _behind(session: Session, tenant_id: str, after: str, order: Order) -> Any:
+    # Deleted jobs still mark a place, so that a list being paged does not break under its reader.
+    place = session.execute(
+        select(Job.created_at, Job.id).where(Job.id == after, Job.tenant_id == tenant_id)
+    ).one_or_none()
+    if place is None:
+        raise InvalidCursor(f"{after!r} is not a job of this list")
+    created_at, job_id = place
+    if order == "desc":
+        return or_(Job.created_at < created_at, and_(Job.created_at == created_at, Job.id < job_id))
+    return or_(Job.created_at > created_at, and_(Job.created_at == created_at, Job.id > job_id))
+
+
+# --- status ---------------------------------------------------------------------------------------
+
+EVENT_TYPES: Mapping[JobStatus, str] = {
+    JobStatus.QUEUED: "job.queued",
+    JobStatus.RUNNING: "job.started",
+    JobStatus.PAUSING: "job.pausing",
+    JobStatus.PAUSED: "job.paused",
+    JobStatus.CANCELLING: "job.cancelling",
+    JobStatus.SUCCEEDED: "job.succeeded",
+    JobStatus.FAILED: "job.failed",
+    JobStatus.CANCELLED: "job.cancelled",
+}
+
+
+def transition(
+    session: Session,
+    job: Job,
+    status: JobStatus,
+    *,
+    reason: str | None = None,
+    event: str | None = None,
+    data: Mapping[str, Any] | None = None,
+) -> None:
+    """Move a locked job to `status` and write the event: the only code that sets `Job.status`.
+
+    Leaving a leased status drops the lease. `event` replaces the status's usual event type.
+
+    Raises:
+        InvalidTransition: the table in `registry.status` does not allow it.
+    """
+    if not may_become(job.status, status):
+        raise _invalid(job, f"a {job.status} job cannot become {status}")
+    now = database_now(session)
+    before = job.status
+    job.status = status
+    job.status_reason = reason
+    job.version += 1
+    if status not in LEASED:
+        job.lease_owner = job.lease_until = job.phase = job.eta_seconds = None
+    if status is JobStatus.QUEUED:
+        job.queued_at, job.finished_at, job.num_hints = now, None, 0
+    if status in TERMINAL:
+        job.finished_at = now
+    session.flush()
+    extra = {"from": before.value, **(data or {})}
+    level = "error" if status is JobStatus.FAILED else "info"
+    events.append(
+        session, job, event or EVENT_TYPES[status], {**_status_data(job), **extra}, level=level
+    )
+
+
+def _status_data(job: Job) -> dict[str, Any]:
+    return {"status": job.status.value, "reason": job.status_reason, "attempt": job.attempt}
+
+
+def _invalid(job: Job, message: str) -> InvalidTransition:
+    return InvalidTransition(
+        message, status=job.status, allowed_actions=allowed_actions(job.status)
+    )
+
+
+def _require(job: Job, action: JobAction) -> None:
+    if job.status not in ACTIONS[action]:
+        raise _invalid(job, f"cannot {action} a {job.status} job")
+
+
+# --- what users ask for: each repeats harmlessly, and takes a job got `for_update` ----------------
+
+
+def request_cancel(session: Session, job: Job) -> None:
+    """Cancel at once if nobody runs it, else ask the worker to stop.
+
+    Raises:
+        InvalidTransition: the job has already ended otherwise.
+    """
+    if job.status in (JobStatus.CANCELLING, JobStatus.CANCELLED):
+        return
+    _require(job, JobAction.CANCEL)
+    held = job.status in LEASED
+    transition(session, job, JobStatus.CANCELLING if held else JobStatus.CANCELLED)
+
+
+def request_pause(session: Session, job: Job, mode: PauseMode = "save") -> None:
+    """Pause at the next boundary (`save`), or at once, falling back on the last checkpoint
+    (`latest`).
+
+    Raises:
+        InvalidTransition: the job is not under way, or `latest` would lose everything.
+    """
+    if job.status in (JobStatus.PAUSING, JobStatus.PAUSED):
+        return
+    _require(job, JobAction.PAUSE)
+    held = job.status in LEASED
+    if held and mode == "latest" and job.head_checkpoint_id is None:
+        raise _invalid(
+            job, "no checkpoint is committed yet, pausing at the latest would start over"
+        )
+    job.pause_mode = mode
+    transition(session, job, JobStatus.PAUSING if held else JobStatus.PAUSED, data={"mode": mode})
+
+
+def resume(session: Session, job: Job) -> None:
+    """Queue a paused job again.
+
+    Raises:
+        InvalidTransition: the job is not paused.
+    """
+    if job.status is JobStatus.QUEUED:
+        return
+    _require(job, JobAction.RESUME)
+    job.pause_mode = None
+    requeue(session, job, event="job.resumed")
+
+
+def retry(session: Session, job: Job) -> None:
+    """Queue a failed or cancelled job again; it goes on from its last checkpoint.
+
+    Raises:
+        InvalidTransition: the job neither failed nor was cancelled.
+    """
+    if job.status is JobStatus.QUEUED:
+        return
+    _require(job, JobAction.RETRY)
+    now = database_now(session)
+    job.failures = 0
+    job.error = job.pause_mode = None
+    seconds = job.max_runtime_seconds
+    job.deadline_at = now + timedelta(seconds=seconds) if seconds else None
+    requeue(session, job)
+
+
+def delete(session: Session, job: Job) -> None:
+    """Hide an ended job; what it stored is collected later.
+
+    Raises:
+        InvalidTransition: the job has not ended.
+    """
+    _require(job, JobAction.DELETE)
+    job.deleted_at = database_now(session)
+    job.version += 1
+
+
+def requeue(
+    session: Session,
+    job: Job,
+    *,
+    reason: str | None = None,
+    event: str | None = None,
+    delay_seconds: float = 0.0,
+    data: Mapping[str, Any] | None = None,
+) -> None:
+    """Back into the queue, to be tried no earlier than `delay_seconds` from now."""
+    job.not_before = database_now(session) + timedelta(seconds=delay_seconds)
+    transition(session, job, JobStatus.QUEUED, reason=reason, event=event, data=data)
+    outbox.hint(session, job, available_at=job.not_before)
