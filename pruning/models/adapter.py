@@ -21,7 +21,7 @@ AXES: tuple[Axis, ...] = ("intermediate", "kv_group")
 
 @dataclass(frozen=True)
 class GroupedTensor:
-    """A parameter of a layer and the dimension along which `repeats` entries in a row are a group."""
+    """A parameter of a layer, and the dimension along which `repeats` entries form a group."""
 
     module: nn.Module
     name: Literal["weight", "bias"]

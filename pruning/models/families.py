@@ -1,4 +1,4 @@
-"""What a decoder layer is, declared once per family: data, looked up by `model_type`, never traced."""
+"""What a decoder layer is: declared once per family, looked up by `model_type`, never traced."""
 
 from dataclasses import dataclass
 from typing import Literal

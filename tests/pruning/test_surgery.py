@@ -110,7 +110,7 @@ def test_the_optimizer_keeps_the_moments_of_what_stays(tiny_llama: PreTrainedMod
 
 
 def test_training_after_a_cut_goes_on_as_under_a_mask(tiny_llama: PreTrainedModel) -> None:
-    """The kept weights of the masked model, trained with the others held at zero, take the same path."""
+    """The masked model, trained with the removed weights held at zero, takes the same path."""
     base, plan = unpruned_plan(tiny_llama), random_plan(tiny_llama)
     masked = copy.deepcopy(tiny_llama)
     losses: list[list[float]] = []

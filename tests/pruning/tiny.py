@@ -1,4 +1,4 @@
-"""Random models small enough to build in milliseconds, one per supported family, and a tokenizer for them."""
+"""Random models that build in milliseconds, one per supported family, and a tokenizer for them."""
 
 import importlib
 from typing import Any
@@ -19,8 +19,8 @@ CORPUS = (
     "A smaller tree, pruned and trained season after season, keeps what the large one knew.",
 )
 
-# Family -> (config class, model class, what differs from the common shape). OLMo 2 averages its QK-norm over
-# the heads that stay, so a mask and a cut agree only up to the epsilon: make it small.
+# Family -> (config class, model class, what differs from the common shape). OLMo 2 averages its
+# QK-norm over the heads that stay, so mask and cut agree only up to the epsilon: make it small.
 FAMILIES: dict[str, tuple[str, str, dict[str, Any]]] = {
     "llama": ("LlamaConfig", "LlamaForCausalLM", {"attention_bias": True, "mlp_bias": True}),
     "mistral": ("MistralConfig", "MistralForCausalLM", {"sliding_window": None}),

@@ -1,0 +1,181 @@
+"""One calibration pass that scores every group and every block of a model."""
+
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager
+
+import torch
+from torch import nn
+from torch.utils.hooks import RemovableHandle
+from transformers import PreTrainedModel
+
+from pruning.errors import InvalidData
+from pruning.importance.magnitude import magnitude_importance
+from pruning.importance.similarity import block_importance
+from pruning.importance.taylor import taylor_importance
+from pruning.models.adapter import AXES, Adapter, GroupedTensor, adapter_for
+from pruning.recipe import Axis, Importance
+from pruning.scores import LayerScores, Scores
+
+
+def measure_importance(
+    model: PreTrainedModel, batches: Iterable[torch.Tensor], importance: Importance
+) -> Scores:
+    """Score the groups of `model` as it stands; `batches` are token ids [B, T] on its device.
+
+    Gradients live one parameter at a time: each is folded into its groups' scores and freed as soon
+    as the backward pass has made it. Weights, flags and mode are left as found; `.grad` is cleared.
+    Run under `torch.autocast` to calibrate in bfloat16; scores are fp32 throughout.
+
+    Raises:
+        InvalidData: there is no batch.
+    """
+    adapter = adapter_for(model.config)
+    layers = [_LayerMeasurement(adapter, layer) for layer in adapter.layers(model)]
+    with _evaluation_mode(model), _hooked(*(layer.watch_stream() for layer in layers)):
+        if importance.kind == "taylor":
+            num_batches = _backward_passes(model, batches, layers)
+        else:
+            num_batches = _forward_passes(model, batches)
+    if num_batches == 0:
+        raise InvalidData("no calibration text", param="data")
+    if importance.kind == "magnitude":
+        for layer in layers:
+            layer.score_magnitude()
+    return Scores(tuple(layer.scores(num_batches) for layer in layers))
+
+
+class _LayerMeasurement:
+    """Running sums of one decoder layer over a calibration pass."""
+
+    def __init__(self, adapter: Adapter, layer: nn.Module) -> None:
+        self.layer = layer
+        self.mlp_input = layer.get_submodule(adapter.family.mlp_input)
+        self.tensors = {axis: adapter.tensors(layer, axis) for axis in AXES}
+        self.sums: dict[Axis, torch.Tensor] = {
+            axis: torch.zeros(
+                adapter.num_groups(layer, axis), device=self.tensors[axis][0].parameter.device
+            )
+            for axis in AXES
+        }
+        self.attention_importance = torch.zeros(())
+        self.mlp_importance = torch.zeros(())
+        self._stream_BTD: torch.Tensor | None = None
+
+    def parameters(self) -> Iterator[nn.Parameter]:
+        for tensors in self.tensors.values():
+            yield from (tensor.parameter for tensor in tensors)
+
+    def watch_stream(self) -> list[RemovableHandle]:
+        """Compare the residual stream before, between and after the layer's two blocks."""
+        return [
+            self.layer.register_forward_pre_hook(self._enter),
+            self.mlp_input.register_forward_pre_hook(self._pass_middle),
+            self.layer.register_forward_hook(self._leave),
+        ]
+
+    def watch_gradients(self) -> list[RemovableHandle]:
+        """Fold each gradient into its groups' scores as soon as it is complete, then free it."""
+        return [
+            # Torch leaves this one method untyped.
+            tensor.parameter.register_post_accumulate_grad_hook(  # type: ignore[no-untyped-call]
+                self._folder(axis, tensor)
+            )
+            for axis, tensors in self.tensors.items()
+            for tensor in tensors
+        ]
+
+    def score_magnitude(self) -> None:
+        for axis, tensors in self.tensors.items():
+            for tensor in tensors:
+                entries = magnitude_importance(tensor.parameter.detach())
+                self.sums[axis] += tensor.sum_by_group(entries)
+
+    def scores(self, num_batches: int) -> LayerScores:
+        return LayerScores(
+            intermediate=self.sums["intermediate"].cpu(),
+            kv_groups=self.sums["kv_group"].cpu(),
+            attention_importance=self.attention_importance.item() / num_batches,
+            mlp_importance=self.mlp_importance.item() / num_batches,
+        )
+
+    def _folder(self, axis: Axis, tensor: GroupedTensor) -> Callable[[torch.Tensor], None]:
+        def fold(parameter: torch.Tensor) -> None:
+            assert parameter.grad is not None
+            entries = taylor_importance(parameter.detach(), parameter.grad)
+            self.sums[axis] += tensor.sum_by_group(entries)
+            parameter.grad = None
+
+        return fold
+
+    def _enter(self, _module: nn.Module, args: tuple[torch.Tensor, ...]) -> None:
+        self._stream_BTD = args[0].detach()
+
+    def _pass_middle(self, _module: nn.Module, args: tuple[torch.Tensor, ...]) -> None:
+        self.attention_importance = self.attention_importance + self._advance(args[0])
+
+    def _leave(self, _module: nn.Module, _args: object, output_BTD: torch.Tensor) -> None:
+        self.mlp_importance = self.mlp_importance + self._advance(output_BTD)
+        self._stream_BTD = None
+
+    @torch.no_grad()
+    def _advance(self, stream_BTD: torch.Tensor) -> torch.Tensor:
+        assert self._stream_BTD is not None
+        importance = block_importance(self._stream_BTD, stream_BTD)
+        self._stream_BTD = stream_BTD.detach()
+        return importance.cpu()
+
+
+def _backward_passes(
+    model: PreTrainedModel, batches: Iterable[torch.Tensor], layers: list[_LayerMeasurement]
+) -> int:
+    num_batches = 0
+    with _gradients_of(model, layers), _hooked(*(layer.watch_gradients() for layer in layers)):
+        for ids_BT in batches:
+            model(input_ids=ids_BT, labels=ids_BT, use_cache=False).loss.backward()
+            num_batches += 1
+    return num_batches
+
+
+@torch.no_grad()
+def _forward_passes(model: PreTrainedModel, batches: Iterable[torch.Tensor]) -> int:
+    num_batches = 0
+    for ids_BT in batches:
+        model.base_model(input_ids=ids_BT, use_cache=False)
+        num_batches += 1
+    return num_batches
+
+
+@contextmanager
+def _gradients_of(model: PreTrainedModel, layers: list[_LayerMeasurement]) -> Iterator[None]:
+    """Let only grouped parameters want gradients, and give every flag back afterwards."""
+    flags = {parameter: parameter.requires_grad for parameter in model.parameters()}
+    model.zero_grad(set_to_none=True)
+    model.requires_grad_(False)
+    for layer in layers:
+        for parameter in layer.parameters():
+            parameter.requires_grad_(True)
+    try:
+        yield
+    finally:
+        for parameter, flag in flags.items():
+            parameter.requires_grad_(flag)
+
+
+@contextmanager
+def _hooked(*handles: list[RemovableHandle]) -> Iterator[None]:
+    try:
+        yield
+    finally:
+        for handle in (handle for some in handles for handle in some):
+            handle.remove()
+
+
+@contextmanager
+def _evaluation_mode(model: PreTrainedModel) -> Iterator[None]:
+    """Dropout off, and gradient checkpointing with it: a hook must see each tensor once."""
+    was_training = model.training
+    model.eval()
+    try:
+        yield
+    finally:
+        model.train(was_training)

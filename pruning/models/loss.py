@@ -1,0 +1,150 @@
+"""Next-token cross-entropy that never holds the logits of all tokens, nor their gradient.
+
+B sequences, T tokens, N = B * (T - 1) predictions, C of them at a time, D hidden, V vocabulary.
+"""
+
+from collections.abc import Iterator
+from contextlib import AbstractContextManager
+from dataclasses import dataclass
+from typing import Any, Literal, cast
+
+import torch
+from torch import Tensor
+from torch.autograd.function import once_differentiable
+from transformers import PreTrainedModel
+
+Precision = Literal["float32", "bfloat16"]
+
+_CHUNK_TOKENS = 512
+"""At a vocabulary of 49,152 one chunk of fp32 logits is 100 MB."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class OutputHead:
+    """How hidden states become logits: softcap(scale * hidden @ weight.T), weight [V, D]."""
+
+    weight: Tensor
+    scale: float = 1.0
+    softcap: float | None = None
+
+    def logits(self, hidden_CD: Tensor, weight_VD: Tensor) -> Tensor:
+        """fp32 logits [C, V]; `weight_VD` is the head's weight in the dtype of the product."""
+        logits_CV = (hidden_CD @ weight_VD.T).float()
+        if self.scale != 1.0:
+            logits_CV.mul_(self.scale)
+        if self.softcap is not None:
+            logits_CV.div_(self.softcap).tanh_().mul_(self.softcap)
+        return logits_CV
+
+    def backward_through(self, grad_CV: Tensor, logits_CV: Tensor) -> Tensor:
+        """The gradient before softcap and scale, from that of the logits."""
+        if self.softcap is not None:
+            grad_CV = grad_CV * (1 - (logits_CV / self.softcap) ** 2)
+        return grad_CV * self.scale if self.scale != 1.0 else grad_CV
+
+
+def output_head(model: PreTrainedModel) -> OutputHead:
+    """The head of a causal language model, with what Granite and Gemma 2 do to its logits."""
+    divisor = getattr(model.config, "logits_scaling", None)
+    return OutputHead(
+        weight=cast(Tensor, model.get_output_embeddings().weight),
+        scale=1.0 / divisor if divisor else 1.0,
+        softcap=getattr(model.config, "final_logit_softcapping", None),
+    )
+
+
+def autocast(device: torch.device, precision: Precision) -> AbstractContextManager[Any]:
+    """bf16 products over fp32 weights, or nothing."""
+    return torch.autocast(device.type, dtype=torch.bfloat16, enabled=precision == "bfloat16")
+
+
+def training_loss(model: PreTrainedModel, ids_BT: Tensor, precision: Precision) -> Tensor:
+    """Summed cross-entropy over the N predictions of a batch, differentiable once."""
+    hidden_ND, labels_N = _hidden_and_labels(model, ids_BT, precision)
+    head = output_head(model)
+    loss = _ChunkedCrossEntropy.apply(hidden_ND, head.weight, labels_N, head, precision)  # type: ignore[no-untyped-call]  # torch's own
+    return cast(Tensor, loss)
+
+
+@torch.no_grad()
+def token_losses(model: PreTrainedModel, ids_BT: Tensor, precision: Precision) -> Tensor:
+    """Cross-entropy of each prediction in nats, fp32 [B, T - 1]."""
+    hidden_ND, labels_N = _hidden_and_labels(model, ids_BT, precision)
+    head = output_head(model)
+    weight_VD = head.weight.to(_dtype(precision))
+    losses = [
+        torch.nn.functional.cross_entropy(
+            head.logits(hidden_CD, weight_VD), labels_C, reduction="none"
+        )
+        for hidden_CD, labels_C in _chunks(hidden_ND.to(weight_VD.dtype), labels_N)
+    ]
+    return torch.cat(losses).view(ids_BT.shape[0], -1)
+
+
+def _hidden_and_labels(
+    model: PreTrainedModel, ids_BT: Tensor, precision: Precision
+) -> tuple[Tensor, Tensor]:
+    with autocast(ids_BT.device, precision):
+        hidden_BTD = model.base_model(input_ids=ids_BT, use_cache=False).last_hidden_state
+    return hidden_BTD[:, :-1].flatten(0, 1), ids_BT[:, 1:].flatten()
+
+
+def _dtype(precision: Precision) -> torch.dtype:
+    return torch.bfloat16 if precision == "bfloat16" else torch.float32
+
+
+def _chunks(hidden_ND: Tensor, labels_N: Tensor) -> Iterator[tuple[Tensor, Tensor]]:
+    return zip(
+        torch.split(hidden_ND, _CHUNK_TOKENS), torch.split(labels_N, _CHUNK_TOKENS), strict=True
+    )
+
+
+class _ChunkedCrossEntropy(torch.autograd.Function):
+    """Gradients are made in the forward pass, while a chunk's logits exist: no second product."""
+
+    @staticmethod
+    def forward(
+        ctx: Any,
+        hidden_ND: Tensor,
+        weight_VD: Tensor,
+        labels_N: Tensor,
+        head: OutputHead,
+        precision: Precision,
+    ) -> Tensor:
+        low_VD = weight_VD.to(_dtype(precision))
+        low_ND = hidden_ND.to(low_VD.dtype)
+        loss = torch.zeros((), device=hidden_ND.device)
+        grad_weight_VD = torch.zeros_like(weight_VD, dtype=torch.float32)
+        grads_CD = []
+        for hidden_CD, labels_C in _chunks(low_ND, labels_N):
+            logits_CV = head.logits(hidden_CD, low_VD)
+            norm_C = logits_CV.logsumexp(dim=1)
+            label_logits_C = logits_CV.gather(1, labels_C[:, None]).squeeze(1)
+            loss += (norm_C - label_logits_C).sum()
+            grad_CV = _softmax_minus_one_hot(logits_CV, norm_C, labels_C, keep=head.softcap)
+            grad_CV = head.backward_through(grad_CV, logits_CV).to(low_VD.dtype)
+            grads_CD.append(grad_CV @ low_VD)
+            grad_weight_VD += grad_CV.T @ hidden_CD
+        ctx.save_for_backward(torch.cat(grads_CD).to(hidden_ND.dtype), grad_weight_VD)
+        return loss
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, Tensor, None, None, None]:
+        grad_hidden_ND, grad_weight_VD = ctx.saved_tensors
+        return (
+            grad_hidden_ND * grad.to(grad_hidden_ND.dtype),
+            grad_weight_VD * grad,
+            None,
+            None,
+            None,
+        )
+
+
+def _softmax_minus_one_hot(
+    logits_CV: Tensor, norm_C: Tensor, labels_C: Tensor, *, keep: float | None
+) -> Tensor:
+    # Without a softcap nobody needs the logits again, and their 100 MB become the gradient.
+    shifted_CV = logits_CV - norm_C[:, None] if keep else logits_CV.sub_(norm_C[:, None])
+    grad_CV = shifted_CV.exp_()
+    return grad_CV.scatter_add_(1, labels_C[:, None], torch.full_like(norm_C, -1.0)[:, None])

@@ -1,0 +1,120 @@
+"""Scores of groups and blocks, checked against gradients taken by hand."""
+
+import pytest
+import torch
+from transformers import PreTrainedModel
+
+from pruning.errors import InvalidData
+from pruning.importance.measure import measure_importance
+from pruning.models.adapter import adapter_for
+from pruning.recipe import Importance
+from tests.pruning.tiny import FAMILIES, make_tiny_model, random_ids
+
+TAYLOR = Importance(kind="taylor")
+BATCHES = [random_ids(seed=1), random_ids(seed=2)]
+
+
+def test_query_heads_fold_onto_the_kv_head_they_share() -> None:
+    """Scores 0..5 of six query heads over two KV heads make [0+1+2, 3+4+5], not [0+2+4, 1+3+5]."""
+    model = make_tiny_model("llama", num_attention_heads=6, num_key_value_heads=2)
+    adapter = adapter_for(model.config)
+    layer = adapter.layers(model)[0]
+    query = next(
+        tensor
+        for tensor in adapter.tensors(layer, "kv_group")
+        if tensor.parameter is layer.get_submodule("self_attn.q_proj").weight
+    )
+    rows = torch.arange(6.0).repeat_interleave(adapter.head_dim)
+    values = (rows / query.parameter.shape[1] / adapter.head_dim)[:, None].expand_as(
+        query.parameter
+    )
+    torch.testing.assert_close(query.sum_by_group(values), torch.tensor([3.0, 12.0]))
+
+
+def test_taylor_sums_the_absolute_products_of_each_micro_batch() -> None:
+    model = make_tiny_model("llama")
+    scores = measure_importance(model, BATCHES, TAYLOR).layers[1]
+    expected_F, expected_K = torch.zeros(64), torch.zeros(3)
+    for ids in BATCHES:
+        model.zero_grad()
+        model(input_ids=ids, labels=ids).loss.backward()
+        mlp = model.get_submodule("model.layers.1.mlp")
+        for linear, dim in ((mlp.gate_proj, 1), (mlp.up_proj, 1), (mlp.down_proj, 0)):
+            expected_F += (linear.weight * linear.weight.grad).abs().sum(dim)
+        expected_F += (mlp.gate_proj.bias * mlp.gate_proj.bias.grad).abs()
+        expected_F += (mlp.up_proj.bias * mlp.up_proj.bias.grad).abs()
+        attention = model.get_submodule("model.layers.1.self_attn")
+        for linear, dim in (
+            (attention.q_proj, 1),
+            (attention.k_proj, 1),
+            (attention.v_proj, 1),
+            (attention.o_proj, 0),
+        ):
+            expected_K += (linear.weight * linear.weight.grad).abs().sum(dim).view(3, -1).sum(1)
+        for linear in (attention.q_proj, attention.k_proj, attention.v_proj):
+            expected_K += (linear.bias * linear.bias.grad).abs().view(3, -1).sum(1)
+    torch.testing.assert_close(scores.intermediate, expected_F.detach())
+    torch.testing.assert_close(scores.kv_groups, expected_K.detach())
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+def test_blocks_are_compared_on_the_residual_stream(family: str) -> None:
+    model = make_tiny_model(family)
+    with torch.no_grad():
+        hidden = model(input_ids=BATCHES[0], output_hidden_states=True).hidden_states
+    scores = measure_importance(model, BATCHES[:1], TAYLOR)
+    adapter = adapter_for(model.config)
+    captured: dict[str, torch.Tensor] = {}
+    layer = adapter.layers(model)[1]
+    handle = layer.get_submodule(adapter.family.mlp_input).register_forward_pre_hook(
+        lambda _, args: captured.update(middle=args[0])
+    )
+    with torch.no_grad():
+        model(input_ids=BATCHES[0])
+    handle.remove()
+
+    def distance(a: torch.Tensor, b: torch.Tensor) -> float:
+        return (1 - torch.cosine_similarity(a, b, dim=-1)).mean().item()
+
+    expected = distance(hidden[1], captured["middle"])
+    assert scores.layers[1].attention_importance == pytest.approx(expected, abs=1e-6)
+    expected = distance(captured["middle"], hidden[2])
+    assert scores.layers[1].mlp_importance == pytest.approx(expected, abs=1e-6)
+
+
+def test_a_block_that_adds_nothing_has_no_importance(tiny_llama: PreTrainedModel) -> None:
+    torch.nn.init.zeros_(tiny_llama.get_submodule("model.layers.1.mlp.down_proj").weight)
+    scores = measure_importance(tiny_llama, BATCHES, TAYLOR)
+    assert scores.layers[1].mlp_importance == pytest.approx(0, abs=1e-6)
+    assert scores.layers[1].attention_importance > 0.01
+
+
+def test_magnitude_is_the_squared_norm_of_the_group(tiny_llama: PreTrainedModel) -> None:
+    scores = measure_importance(tiny_llama, BATCHES, Importance(kind="magnitude")).layers[0]
+    mlp = tiny_llama.get_submodule("model.layers.0.mlp")
+    squares = mlp.gate_proj.weight.square() + mlp.up_proj.weight.square()
+    expected = squares.sum(1) + mlp.down_proj.weight.square().sum(0)
+    torch.testing.assert_close(scores.intermediate, expected.detach())
+
+
+def test_measuring_leaves_the_model_as_it_was(tiny_llama: PreTrainedModel) -> None:
+    tiny_llama.train()
+    tiny_llama.get_submodule("lm_head").weight.requires_grad_(False)
+    before = {name: p.detach().clone() for name, p in tiny_llama.named_parameters()}
+    measure_importance(tiny_llama, BATCHES, TAYLOR)
+    for name, parameter in tiny_llama.named_parameters():
+        assert torch.equal(parameter, before[name])
+        assert parameter.grad is None
+        assert parameter.requires_grad is (name != "model.embed_tokens.weight")
+    assert tiny_llama.training
+
+
+def test_scores_are_fp32_on_a_bfloat16_model(tiny_llama: PreTrainedModel) -> None:
+    scores = measure_importance(tiny_llama.to(torch.bfloat16), BATCHES, TAYLOR).layers[0]
+    assert scores.intermediate.dtype == scores.kv_groups.dtype == torch.float32
+    assert scores.intermediate.min() > 0
+
+
+def test_no_text_is_an_error(tiny_llama: PreTrainedModel) -> None:
+    with pytest.raises(InvalidData, match="no calibration text"):
+        measure_importance(tiny_llama, [], TAYLOR)
