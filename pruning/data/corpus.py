@@ -1,0 +1,256 @@
+"""The corpus of a run: each domain tokenised into memory-mapped files, with its held-out part."""
+
+import hashlib
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
+from itertools import islice, takewhile
+from pathlib import Path
+
+from transformers import PreTrainedTokenizerFast
+
+from pruning.data.held_out import content_hash, split_held_out
+from pruning.data.sources import NamedSource, ReadReport, expand_domains, read_documents
+from pruning.data.tokens import Tokens, TokenWriter
+from pruning.errors import InvalidData
+from pruning.recipe import Data, DataSource
+
+_BATCH_DOCUMENTS = 256
+_BATCH_CHARACTERS = 1_000_000
+
+
+@dataclass(frozen=True, kw_only=True)
+class DomainTokens:
+    """One domain's tokens; every document is closed by the end-of-sequence token."""
+
+    name: str
+    weight: float
+    train: Tokens
+    held_out: Tokens
+
+
+@dataclass(frozen=True, kw_only=True)
+class Corpus:
+    """All text of a run. `held_out` are the streams that perplexity is measured on."""
+
+    domains: tuple[DomainTokens, ...]
+    held_out: tuple[Tokens, ...]
+    fingerprint: str
+    warnings: tuple[str, ...]
+
+    @property
+    def num_train_tokens(self) -> int:
+        """Tokens of one pass over all domains."""
+        return sum(len(domain.train) for domain in self.domains)
+
+
+@dataclass(frozen=True, kw_only=True)
+class _Limits:
+    """No run needs more than these of one domain; reading stops when both are full."""
+
+    train_tokens: float
+    held_out_tokens: float
+
+
+@dataclass(frozen=True, kw_only=True)
+class _Read:
+    source: NamedSource
+    train: Tokens
+    held_out: Tokens
+    digest: str
+    report: ReadReport
+
+
+def build_corpus(
+    data: Data,
+    tokenizer: PreTrainedTokenizerFast,
+    directory: Path,
+    *,
+    max_train_tokens: int | None = None,
+) -> Corpus:
+    """Read, split and tokenise the recipe's text into `directory`.
+
+    Each domain is read until it holds `max_train_tokens` (as much as the run trains on in all)
+    and its share of `data.max_held_out_tokens`; documents of an explicit evaluation text are
+    never trained on.
+
+    Raises:
+        InvalidData: a source cannot be read, is malformed, or no text is left on one side.
+    """
+    directory.mkdir(parents=True, exist_ok=True)
+    tokenize = _Tokenize(tokenizer)
+    evaluation = _read_evaluation(data, tokenize, directory)
+    sources = expand_domains(data.train)
+    limits = _Limits(
+        train_tokens=max_train_tokens or float("inf"),
+        held_out_tokens=0 if evaluation else -(-data.max_held_out_tokens // len(sources)),
+    )
+    reads = [
+        _read_domain(
+            source,
+            tokenize,
+            directory / f"{index:03d}",
+            fraction=0.0 if evaluation else data.held_out_fraction,
+            excluded=evaluation.hashes if evaluation else frozenset(),
+            limits=limits,
+        )
+        for index, source in enumerate(sources)
+    ]
+    domains = tuple(_weighted(reads))
+    held_out = (evaluation.tokens,) if evaluation else tuple(d.held_out for d in domains)
+    _check_both_sides(domains, held_out)
+    digests = [read.digest for read in reads] + ([evaluation.digest] if evaluation else [])
+    return Corpus(
+        domains=domains,
+        held_out=held_out,
+        fingerprint=_fingerprint(tokenizer, data, digests),
+        warnings=tuple(
+            f"domain {read.source.name}: {read.report.summary()}"
+            for read in reads
+            if read.report.num_malformed
+        ),
+    )
+
+
+class _Tokenize:
+    """Documents to token ids in batches, through the fast tokenizer's own threads."""
+
+    def __init__(self, tokenizer: PreTrainedTokenizerFast) -> None:
+        if tokenizer.eos_token_id is None:
+            raise InvalidData("the tokenizer has no end-of-sequence token", param="model")
+        self._tokenizer = tokenizer
+        self.eos_token_id = int(tokenizer.eos_token_id)
+        self.vocab_size = len(tokenizer)
+
+    def __call__(self, documents: list[str]) -> list[list[int]]:
+        encoded = self._tokenizer(
+            documents, add_special_tokens=False, return_attention_mask=False, verbose=False
+        )
+        ids: list[list[int]] = encoded["input_ids"]
+        return ids
+
+    def writer(self, path: Path) -> TokenWriter:
+        return TokenWriter(path, vocab_size=self.vocab_size, eos_token_id=self.eos_token_id)
+
+
+@dataclass(frozen=True, kw_only=True)
+class _Evaluation:
+    tokens: Tokens
+    hashes: frozenset[int]
+    digest: str
+
+
+def _read_evaluation(data: Data, tokenize: _Tokenize, directory: Path) -> _Evaluation | None:
+    if data.evaluation is None:
+        return None
+    source: DataSource = data.evaluation
+    hashes: set[int] = set()
+    digest = hashlib.sha256()
+    with tokenize.writer(directory / "evaluation.bin") as writer:
+        for document in read_documents(source, ReadReport()):
+            if writer.num_tokens >= data.max_held_out_tokens:
+                break
+            hashes.add(content_hash(document))
+            digest.update(content_hash(document).to_bytes(8, "big"))
+            writer.append(tokenize([document])[0])
+    return _Evaluation(tokens=writer.read(), hashes=frozenset(hashes), digest=digest.hexdigest())
+
+
+def _read_domain(
+    source: NamedSource,
+    tokenize: _Tokenize,
+    stem: Path,
+    *,
+    fraction: float,
+    excluded: frozenset[int],
+    limits: _Limits,
+) -> _Read:
+    report = ReadReport()
+    digest = hashlib.sha256()
+    documents = islice(read_documents(source.source, report), source.max_documents)
+    with (
+        tokenize.writer(stem.with_suffix(".train.bin")) as train,
+        tokenize.writer(stem.with_suffix(".held_out.bin")) as held_out,
+    ):
+        wanted = takewhile(
+            lambda _: (
+                train.num_tokens < limits.train_tokens
+                or held_out.num_tokens < limits.held_out_tokens
+            ),
+            (document for document in documents if content_hash(document) not in excluded),
+        )
+        for batch in _batches(_split(wanted, fraction)):
+            for (document, is_held_out), ids in zip(
+                batch, tokenize([document for document, _ in batch]), strict=True
+            ):
+                limit = limits.held_out_tokens if is_held_out else limits.train_tokens
+                writer = held_out if is_held_out else train
+                if writer.num_tokens < limit:
+                    digest.update(content_hash(document).to_bytes(8, "big"))
+                    writer.append(ids)
+    report.check(source.name)
+    return _Read(
+        source=source,
+        train=train.read(),
+        held_out=held_out.read(),
+        digest=digest.hexdigest(),
+        report=report,
+    )
+
+
+def _split(documents: Iterable[str], fraction: float) -> Iterator[tuple[str, bool]]:
+    if fraction:
+        return split_held_out(documents, fraction)
+    return ((document, False) for document in documents)
+
+
+def _batches(documents: Iterable[tuple[str, bool]]) -> Iterator[list[tuple[str, bool]]]:
+    batch: list[tuple[str, bool]] = []
+    num_characters = 0
+    for document, is_held_out in documents:
+        batch.append((document, is_held_out))
+        num_characters += len(document)
+        if len(batch) == _BATCH_DOCUMENTS or num_characters >= _BATCH_CHARACTERS:
+            yield batch
+            batch, num_characters = [], 0
+    if batch:
+        yield batch
+
+
+def _weighted(reads: list[_Read]) -> Iterator[DomainTokens]:
+    """Weights that sum to 1: a group's own or its share of the tokens, spread over its files."""
+    total = max(1, sum(len(read.train) for read in reads))
+    of_group: dict[str, int] = {}
+    for read in reads:
+        of_group[read.source.group] = of_group.get(read.source.group, 0) + len(read.train)
+    raw = []
+    for read in reads:
+        group = max(1, of_group[read.source.group])
+        weight = read.source.group_weight
+        raw.append((group / total if weight is None else weight) * len(read.train) / group)
+    scale = sum(raw) or 1.0
+    for read, weight in zip(reads, raw, strict=True):
+        yield DomainTokens(
+            name=read.source.name,
+            weight=weight / scale,
+            train=read.train,
+            held_out=read.held_out,
+        )
+
+
+def _check_both_sides(domains: tuple[DomainTokens, ...], held_out: tuple[Tokens, ...]) -> None:
+    if not sum(len(domain.train) for domain in domains):
+        raise InvalidData("no text to train on", param="data.train")
+    if not sum(len(tokens) for tokens in held_out):
+        raise InvalidData(
+            "no text is left to evaluate on",
+            param="data",
+            hint="Give at least two documents, or data.evaluation.",
+        )
+
+
+def _fingerprint(tokenizer: PreTrainedTokenizerFast, data: Data, digests: list[str]) -> str:
+    digest = hashlib.sha256(tokenizer.backend_tokenizer.to_str().encode())
+    digest.update(f"{data.held_out_fraction} {data.max_held_out_tokens}".encode())
+    for part in digests:
+        digest.update(part.encode())
+    return digest.hexdigest()

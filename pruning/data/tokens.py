@@ -1,0 +1,51 @@
+"""A compact token file: ids in the smallest type that holds the vocabulary, memory-mapped."""
+
+from collections.abc import Sequence
+from pathlib import Path
+from types import TracebackType
+from typing import Any, Self
+
+import numpy as np
+from numpy.typing import NDArray
+
+Tokens = NDArray[np.unsignedinteger[Any]]
+
+
+def token_dtype(vocab_size: int) -> type[np.uint16] | type[np.uint32]:
+    """uint16 up to 65,536 ids, else uint32."""
+    return np.uint16 if vocab_size <= 2**16 else np.uint32
+
+
+class TokenWriter:
+    """Appends documents to a token file, each followed by the end-of-sequence token."""
+
+    def __init__(self, path: Path, *, vocab_size: int, eos_token_id: int) -> None:
+        self._path = path
+        self._dtype = token_dtype(vocab_size)
+        self._eos_token_id = eos_token_id
+        self._file = path.open("wb")
+        self.num_tokens = 0
+        self.num_documents = 0
+
+    def append(self, ids: Sequence[int]) -> None:
+        """Write one document's ids."""
+        self._file.write(np.asarray([*ids, self._eos_token_id], dtype=self._dtype).tobytes())
+        self.num_tokens += len(ids) + 1
+        self.num_documents += 1
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        self._file.close()
+
+    def read(self) -> Tokens:
+        """The closed file, memory-mapped read-only; shape [num_tokens]."""
+        if not self.num_tokens:
+            return np.empty(0, dtype=self._dtype)  # An empty file cannot be mapped.
+        return np.memmap(self._path, dtype=self._dtype, mode="r")

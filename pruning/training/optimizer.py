@@ -1,0 +1,21 @@
+"""AdamW over fp32 master weights."""
+
+import torch
+from torch import nn
+
+from pruning.recipe import Recovery
+
+
+def build_optimizer(model: nn.Module, recovery: Recovery) -> torch.optim.AdamW:
+    """Fused AdamW; matrices decay, norms and biases do not. The loop sets the learning rate."""
+    parameters = [p for p in model.parameters() if p.requires_grad]
+    groups = [
+        {"params": [p for p in parameters if p.dim() >= 2], "weight_decay": recovery.weight_decay},
+        {"params": [p for p in parameters if p.dim() < 2], "weight_decay": 0.0},
+    ]
+    return torch.optim.AdamW(
+        [group for group in groups if group["params"]],
+        lr=recovery.learning_rate.peak,
+        betas=recovery.betas,
+        fused=True,
+    )
