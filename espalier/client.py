@@ -76,7 +76,7 @@ class Client:
         """Close the connections."""
         self._http.close()
 
-    # --- jobs ------------------------------------------------------------------------------------
+    # --- jobs --------------------------------------------------------------------------------
 
     def submit(self, request: Mapping[str, Any], *, idempotency_key: str | None = None) -> Job:
         """Create a job. `{"model": …, "target": …, "data": …}` is enough."""
@@ -120,7 +120,7 @@ class Client:
     def _act(self, job_id: str, action: str) -> Job:
         return Job.model_validate_json(self._request("POST", f"/v1/jobs/{job_id}/{action}").content)
 
-    # --- progress --------------------------------------------------------------------------------
+    # --- progress ----------------------------------------------------------------------------
 
     def events(self, job_id: str, *, after: int = 0) -> EventPage:
         """A page of events with `seq` above `after`, oldest first."""
@@ -160,7 +160,7 @@ class Client:
             raise JobEnded(job)
         return job
 
-    # --- what a job leaves -----------------------------------------------------------------------
+    # --- what a job leaves -------------------------------------------------------------------
 
     def list_checkpoints(self, job_id: str) -> tuple[Checkpoint, ...]:
         """The models the job published so far, in the order of its increments."""

@@ -1,0 +1,321 @@
+"""The `espalier` command.
+
+Exit codes: 0 done · 1 the job failed · 2 wrong usage · 3 the server refused the request ·
+4 the key is missing or refused · 5 the server is unreachable or failed · 6 a download does not match
+its digest · 7 the job was cancelled · 130 interrupted.
+"""
+
+import json
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+from pydantic import BaseModel
+from rich.console import Console
+from rich.progress import BarColumn, DownloadColumn, Progress, TransferSpeedColumn
+from rich.table import Table
+
+from espalier import errors
+from espalier.client import TRAINING_STATE, Client
+from espalier.connection import default_data_dir, read_key
+from espalier.live import duration, increments, millions, sizes, watch_job
+from espalier.resources import Checkpoint, Job
+from espalier.up import Options, UpError, serve
+
+JOB_FAILED = 1
+JOB_CANCELLED = 7
+_EXIT_CODES: dict[type[Exception], int] = {
+    errors.NotAuthorized: 4,
+    errors.ServerFailed: 5,
+    errors.ServerUnreachable: 5,
+    errors.ChecksumMismatch: 6,
+    errors.EspalierError: 3,
+}
+
+
+class _Commands(typer.core.TyperGroup):
+    """Says what went wrong in one line and exits with its code."""
+
+    def invoke(self, ctx: Any) -> Any:
+        try:
+            return super().invoke(ctx)
+        except errors.EspalierError as error:
+            typer.echo(f"espalier: {error}", err=True)
+            code = next(c for kind, c in _EXIT_CODES.items() if isinstance(error, kind))
+            raise typer.Exit(code) from error
+        except KeyboardInterrupt:
+            raise typer.Exit(130) from None
+
+
+app = typer.Typer(
+    cls=_Commands,
+    no_args_is_help=True,
+    pretty_exceptions_enable=False,
+    help="Give it a model, the size you want and your text; get back a model of that size.",
+    epilog="Exit codes: 0 done, 1 job failed, 2 usage, 3 refused, 4 key, 5 server, 6 digest, "
+    "7 job cancelled, 130 interrupted.",
+)
+keys = typer.Typer(no_args_is_help=True, help="API keys of the server on this machine.")
+app.add_typer(keys, name="keys")
+
+JobId = Annotated[str, typer.Argument(help="Id of a job, job_…")]
+AsJson = Annotated[bool, typer.Option("--json", help="Print JSON.")]
+
+
+# --- server ----------------------------------------------------------------------------------
+
+
+@app.command()
+def up(
+    host: Annotated[str, typer.Option(envvar="ESPALIER_HOST", help="Address to listen on.")] = (
+        "127.0.0.1"
+    ),
+    port: Annotated[int, typer.Option(envvar="ESPALIER_PORT", help="0 takes a free one.")] = 8000,
+    data_dir: Annotated[
+        Path | None, typer.Option(help="Where everything is kept. Also ESPALIER_DATA_DIR.")
+    ] = None,
+    allow_path: Annotated[
+        list[Path] | None,
+        typer.Option(help="Jobs may read models and text under this directory. Repeatable."),
+    ] = None,
+    stop_timeout: Annotated[
+        float, typer.Option(help="Seconds the worker gets to reach a boundary.")
+    ] = 150,
+) -> None:
+    """Run the whole service on this machine until Ctrl-C: API, dashboard, worker, sweeper."""
+    options = Options(
+        host=host,
+        port=port,
+        data_dir=(data_dir or default_data_dir()).expanduser().absolute(),
+        allowed_paths=tuple(path.expanduser().resolve() for path in allow_path or ()),
+        stop_seconds=stop_timeout,
+    )
+    try:
+        serve(options)
+    except UpError as error:
+        typer.echo(f"espalier up: {error}", err=True)
+        raise typer.Exit(1) from error
+
+
+@keys.command("show")
+def keys_show(
+    data_dir: Annotated[Path | None, typer.Option(help="As given to `up`.")] = None,
+) -> None:
+    """Print the first admin key that `espalier up` made here."""
+    directory = data_dir or default_data_dir()
+    if (secret := read_key(directory)) is None:
+        raise errors.EspalierError(f"no readable key in {directory}; `espalier up` makes one")
+    typer.echo(secret)
+
+
+# --- jobs ------------------------------------------------------------------------------------
+
+
+@app.command()
+def submit(
+    model: Annotated[
+        str, typer.Argument(help="org/name[@revision], or a path the server may read.")
+    ],
+    target: Annotated[str, typer.Argument(help="100M, 1.5B, or 30% of the prunable parameters.")],
+    data: Annotated[str, typer.Argument(help="org/name[:config], or a path the server may read.")],
+    name: Annotated[str | None, typer.Option(help="A name for people.")] = None,
+    recipe: Annotated[
+        Path | None, typer.Option(help="JSON file with further fields of the request.")
+    ] = None,
+    watch: Annotated[bool, typer.Option("--watch", help="Stay and show the progress.")] = False,
+    as_json: AsJson = False,
+) -> None:
+    """Create a job."""
+    request: dict[str, Any] = json.loads(recipe.read_text()) if recipe else {}
+    request |= {"model": _absolute(model), "target": target, "data": _absolute(data)}
+    if name is not None:
+        request["name"] = name
+    with Client() as client:
+        job = client.submit(request)
+        _show(job, as_json)
+        if watch:
+            _exit_as(watch_job(client, job.id, _console(as_json)))
+
+
+@app.command("list")
+def list_jobs(
+    status: Annotated[str | None, typer.Option(help="Only jobs in this status.")] = None,
+    limit: Annotated[int, typer.Option(min=1, max=100)] = 20,
+    as_json: AsJson = False,
+) -> None:
+    """List jobs, newest first."""
+    with Client() as client:
+        jobs = client.list_jobs(limit=limit, status=status).data
+    if as_json:
+        _print_json(jobs)
+        return
+    table = Table("job", "name", "status", "phase", "parameters", "increment", "left", box=None)
+    for job in jobs:
+        progress = job.progress
+        table.add_row(
+            job.id,
+            job.name,
+            job.status,
+            job.phase,
+            sizes(progress),
+            increments(progress),
+            duration(progress.eta_seconds),
+        )
+    Console().print(table)
+
+
+@app.command()
+def show(job_id: JobId, as_json: AsJson = False) -> None:
+    """Show one job."""
+    with Client() as client:
+        _show(client.get(job_id), as_json)
+
+
+@app.command()
+def watch(job_id: JobId, as_json: AsJson = False) -> None:
+    """Show a job's progress until it has ended."""
+    with Client() as client:
+        job = watch_job(client, job_id, _console(as_json))
+    _show(job, as_json)
+    _exit_as(job)
+
+
+@app.command()
+def cancel(job_id: JobId, as_json: AsJson = False) -> None:
+    """Stop a job; its checkpoints stay."""
+    with Client() as client:
+        _show(client.cancel(job_id), as_json)
+
+
+@app.command()
+def pause(job_id: JobId, as_json: AsJson = False) -> None:
+    """Stop a job at its next boundary, to resume it later."""
+    with Client() as client:
+        _show(client.pause(job_id), as_json)
+
+
+@app.command()
+def resume(job_id: JobId, as_json: AsJson = False) -> None:
+    """Queue a paused job again."""
+    with Client() as client:
+        _show(client.resume(job_id), as_json)
+
+
+@app.command()
+def retry(job_id: JobId, as_json: AsJson = False) -> None:
+    """Queue a failed or cancelled job again, from its last checkpoint."""
+    with Client() as client:
+        _show(client.retry(job_id), as_json)
+
+
+# --- checkpoints -----------------------------------------------------------------------------
+
+
+@app.command()
+def checkpoints(job_id: JobId, as_json: AsJson = False) -> None:
+    """List the models a job has published."""
+    with Client() as client:
+        found = client.list_checkpoints(job_id)
+    if as_json:
+        _print_json(found)
+        return
+    table = Table("checkpoint", "increment", "parameters", "MB", "dtype", "published", box=None)
+    for item in found:
+        table.add_row(
+            item.id,
+            str(item.increment),
+            millions(item.params),
+            f"{item.size_bytes / 1e6:.1f}",
+            item.dtype,
+            item.created_at.astimezone().strftime("%Y-%m-%d %H:%M"),
+        )
+    Console().print(table)
+
+
+@app.command()
+def download(
+    source: Annotated[str, typer.Argument(help="A checkpoint, or a job for its latest one.")],
+    directory: Annotated[Path, typer.Argument(help="Where to put the files.")],
+    training_state: Annotated[
+        bool, typer.Option("--training-state", help="Also what resuming the run would need.")
+    ] = False,
+    as_json: AsJson = False,
+) -> None:
+    """Fetch a checkpoint, going on where an earlier download stopped, and verify every digest."""
+    with Client() as client:
+        checkpoint = _find_checkpoint(client, source)
+        files = client.list_files(checkpoint.id)
+        wanted = [f for f in files if training_state or not f.path.startswith(TRAINING_STATE)]
+        columns = (BarColumn(), DownloadColumn(), TransferSpeedColumn())
+        with Progress(*columns, console=_console(as_json)) as progress:
+            bar = progress.add_task(checkpoint.id, total=sum(file.size for file in wanted))
+            client.download(
+                checkpoint.id,
+                directory,
+                training_state=training_state,
+                on_bytes=lambda count: progress.advance(bar, count),
+            )
+    if as_json:
+        _print_json(wanted)
+    else:
+        typer.echo(f"{len(wanted)} files of {checkpoint.id} in {directory}, every sha256 right")
+
+
+def _find_checkpoint(client: Client, source: str) -> Checkpoint:
+    if not source.startswith("job_"):
+        return client.get_checkpoint(source)
+    found = client.list_checkpoints(source)
+    if not found:
+        raise errors.EspalierError(f"{source} has published no checkpoint yet")
+    return found[-1]
+
+
+# --- output ----------------------------------------------------------------------------------
+
+
+def _absolute(value: str) -> str:
+    """What plainly is a path as the server sees it; anything else untouched."""
+    if value.startswith(("./", "../", "~")) or value in (".", ".."):
+        return str(Path(value).expanduser().resolve())
+    return value
+
+
+def _console(as_json: bool) -> Console:
+    return Console(stderr=as_json)  # keeps stdout for the JSON
+
+
+def _show(job: Job, as_json: bool) -> None:
+    if as_json:
+        _print_json(job)
+        return
+    table = Table.grid(padding=(0, 2))
+    rows: dict[str, str | None] = {
+        "job": job.id,
+        "name": job.name,
+        "status": job.status if job.phase is None else f"{job.status} ({job.phase})",
+        "why": job.error.message if job.error else job.status_reason,
+        "outcome": job.outcome,
+        "parameters": sizes(job.progress),
+        "increments": increments(job.progress),
+        "checkpoint": job.latest_checkpoint,
+        "can": ", ".join(job.allowed_actions),
+    }
+    for label, value in rows.items():
+        if value:
+            table.add_row(label, value)
+    Console().print(table, highlight=False, markup=False)
+
+
+def _print_json(value: BaseModel | Sequence[BaseModel]) -> None:
+    if isinstance(value, BaseModel):
+        typer.echo(value.model_dump_json(indent=2))
+    else:
+        json.dump([item.model_dump(mode="json") for item in value], sys.stdout, indent=2)
+        typer.echo()
+
+
+def _exit_as(job: Job) -> None:
+    if job.status != "succeeded":
+        raise typer.Exit(JOB_CANCELLED if job.status == "cancelled" else JOB_FAILED)
