@@ -1,8 +1,8 @@
 """The `espalier` command.
 
 Exit codes: 0 done · 1 the job failed · 2 wrong usage · 3 the server refused the request ·
-4 the key is missing or refused · 5 the server is unreachable or failed · 6 a download does not match
-its digest · 7 the job was cancelled · 130 interrupted.
+4 the key is missing or refused · 5 the server is unreachable or failed · 6 a download does not
+match its digest · 7 the job was cancelled · 130 interrupted.
 """
 
 import json

@@ -160,7 +160,7 @@ class Evaluation(Resource):
     metric: str
     value: float
     stderr: float | None = None
-    num_samples: int | None = None
+    n: int | None = None
     protocol: dict[str, Any] = Field(default_factory=dict)
 
 
