@@ -1,6 +1,4 @@
-"""API keys: `pk_<prefix>_<secret>`; the prefix finds the row, only the sha256 of the whole is
-stored.
-"""
+"""API keys: `pk_<prefix>_<secret>`; the prefix finds the row, only its sha256 is stored."""
 
 import hashlib
 import hmac

@@ -1,5 +1,6 @@
 """Column types that mean the same on SQLite and Postgres."""
 
+import math
 from datetime import UTC, datetime
 from typing import Any
 
@@ -12,6 +13,11 @@ Json = JSON(none_as_null=True).with_variant(JSONB(none_as_null=True), "postgresq
 Real = Float(53)
 Id = String(40)
 Sha256 = String(64)
+
+
+def finite(value: float | None) -> float | None:
+    """The number, or None for NaN and the infinities, which JSON and SQLite cannot hold."""
+    return value if value is not None and math.isfinite(value) else None
 
 
 class UtcDateTime(TypeDecorator[datetime]):

@@ -95,9 +95,7 @@ def reading(factory: SessionFactory) -> Iterator[Session]:
 
 
 def database_now(session: Session) -> datetime:
-    """The time by the clock that all processes share: the Postgres server's, or this host's for
-    SQLite.
-    """
+    """The time by the clock that all processes share: the Postgres server's, or this host's."""
     if session.get_bind().dialect.name == "postgresql":
         now: datetime = session.execute(text("SELECT clock_timestamp()")).scalar_one()
         return now.astimezone(UTC)

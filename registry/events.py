@@ -13,7 +13,7 @@ from registry.tables import Job, JobEvent
 def append(
     session: Session,
     job: Job,
-    type: str,  # noqa: A002  # The column's name; callers read `append(session, job, "job.queued")`.
+    event_type: str,
     data: dict[str, Any] | None = None,
     *,
     level: str = "info",
@@ -36,7 +36,7 @@ def append(
         id=new_id("evt"),
         job_id=job.id,
         seq=seq,
-        type=type,
+        type=event_type,
         level=level,
         data=data or {},
         fence=job.fence,

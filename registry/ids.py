@@ -7,9 +7,7 @@ PREFIXES = ("ten", "key", "job", "ckpt", "eval", "evt", "msg", "wrk")
 
 
 def new_id(prefix: str) -> str:
-    """A fresh id such as `job_0193f0…` (RFC 9562 version 7: 48 bits of milliseconds, 74 random
-    bits).
-    """
+    """A fresh id such as `job_0193f0…` (RFC 9562, version 7: milliseconds, then random bits)."""
     milliseconds = time.time_ns() // 1_000_000
     random_a = secrets.randbits(12)
     random_b = secrets.randbits(62)

@@ -1,11 +1,13 @@
 """Training curves: stored in batches under a fence, read as columns, thinned for drawing."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from typing import Any
 
 from sqlalchemy import select
 from sqlalchemy.orm import Session
 
+from pruning.events import StepFinished
+from registry.column_types import finite
 from registry.db import database_now, insert_unless_exists
 from registry.tables import MetricPoint
 
@@ -53,12 +55,17 @@ def columns(
     rows = _newest_first(session.scalars(query), from_step)
     rows.reverse()
     if len(rows) > max_points:
-        key = keys[0] if keys[0] != "num_tokens" or len(keys) == 1 else keys[1]
-        kept = thin([row["step"] for row in rows], [_number(row.get(key)) for row in rows],
-        max_points) rows = [rows[index] for index in kept]
+        steps = [row["step"] for row in rows]
+        heights = [_number(row.get(_shape_key(keys))) for row in rows]
+        rows = [rows[index] for index in thin(steps, heights, max_points)]
     return {"step": [row["step"] for row in rows]} | {
         key: [row.get(key) for row in rows] for key in keys
     }
+
+
+def _shape_key(keys: Sequence[str]) -> str:
+    # Tokens only grow, so thinning by them would keep nothing of the look.
+    return next((key for key in keys if key != "num_tokens"), "loss")
 
 
 def _newest_first(batches: Any, from_step: int) -> list[dict[str, Any]]:
@@ -86,7 +93,7 @@ def thin(xs: Sequence[float], ys: Sequence[float], count: int) -> list[int]:
     """
     size = len(xs)
     if count >= size or count < 3:
-        return list(range(size))[: max(count, 0)] if count < size else list(range(size))
+        return list(range(min(count, size)))
     width = (size - 2) / (count - 2)
     kept = [0]
     for bucket in range(count - 2):
@@ -94,18 +101,29 @@ def thin(xs: Sequence[float], ys: Sequence[float], count: int) -> list[int]:
         end = min(int((bucket + 2) * width) + 1, size)
         mean_x = sum(xs[middle:end]) / (end - middle)
         mean_y = sum(ys[middle:end]) / (end - middle)
-        before_x, before_y = xs[kept[-1]], ys[kept[-1]]
-        kept.append(
-            max(
-                range(start, middle),
-                key=lambda i, ax=before_x, ay=before_y, cx=mean_x, cy=mean_y: abs(
-                    (ax - cx) * (ys[i] - ay) - (ax - xs[i]) * (cy - ay)
-                ),
-            )
-        )
+        kept.append(_farthest(xs, ys, range(start, middle), kept[-1], (mean_x, mean_y)))
     return [*kept, size - 1]
 
 
-def as_columns(steps: Sequence[Mapping[str, Any]]) -> Columns:
-    """Rows with `step` and the keys above, as columns."""
-    return {key: [step.get(key) for step in steps] for key in ("step", *KEYS)}
+def _farthest(
+    xs: Sequence[float],
+    ys: Sequence[float],
+    candidates: range,
+    before: int,
+    after: tuple[float, float],
+) -> int:
+    """The candidate that spans the largest triangle with two given points."""
+    before_x, before_y = xs[before], ys[before]
+    after_x, after_y = after
+
+    def doubled_area(i: int) -> float:
+        return abs(
+            (before_x - after_x) * (ys[i] - before_y) - (before_x - xs[i]) * (after_y - before_y)
+        )
+
+    return max(candidates, key=doubled_area)
+
+
+def as_columns(steps: Sequence[StepFinished]) -> Columns:
+    """Events as columns; numbers that are not finite become None."""
+    return {key: [finite(getattr(step, key)) for step in steps] for key in ("step", *KEYS)}

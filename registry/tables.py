@@ -260,7 +260,10 @@ class CheckpointFile(Base):
 
 
 class Evaluation(Base):
-    """One measured number; `checkpoint_id` is null for the base model and until the commit."""
+    """One measured number, null where it was not finite.
+
+    `checkpoint_id` is null for the base model, and until the commit.
+    """
 
     __tablename__ = "evaluations"
 
@@ -273,7 +276,7 @@ class Evaluation(Base):
     num_tokens: Mapped[int]
     suite: Mapped[str] = mapped_column(String(64))
     metric: Mapped[str] = mapped_column(String(64))
-    value: Mapped[float]
+    value: Mapped[float | None]
     stderr: Mapped[float | None]
     num_samples: Mapped[int | None]
     protocol: Mapped[dict[str, Any]]

@@ -1,0 +1,353 @@
+"""What a worker writes while it holds a lease: each function checks the fence first."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from datetime import timedelta
+from typing import Any
+
+from sqlalchemy import select, update
+from sqlalchemy.orm import Session
+
+from pruning.events import EvaluationFinished, RunStarted, StepFinished
+from pruning.manifest import TRAINING_STATE, Manifest, Measurement
+from registry import events, jobs, metrics
+from registry.column_types import finite
+from registry.db import database_now, insert_unless_exists
+from registry.errors import BlobNotFound, CommitConflict
+from registry.failures import Backoff, JobError, record_failure
+from registry.ids import new_id
+from registry.leases import Lease, end_attempt, guard
+from registry.status import JobStatus
+from registry.tables import Blob, Checkpoint, CheckpointFile, Evaluation, Increment, Job
+
+
+@dataclass(frozen=True)
+class PublishedFile:
+    """A file of a checkpoint whose bytes are durable in the artifact store."""
+
+    path: str
+    sha256: str
+    num_bytes: int
+
+
+# --- progress -------------------------------------------------------------------------------------
+
+
+def record_event(
+    session: Session,
+    lease: Lease,
+    event_type: str,
+    data: Mapping[str, Any],
+    *,
+    level: str = "info",
+) -> None:
+    """Append an event for the holder of the lease.
+
+    Raises:
+        LeaseLost: it is not this lease's job any more.
+    """
+    job = guard(session, lease)
+    events.append(session, job, event_type, dict(data), level=level)
+
+
+def record_phase(session: Session, lease: Lease, phase: str, increment: int) -> None:
+    """Note what the job is doing now."""
+    job = guard(session, lease)
+    if job.phase != phase:
+        job.phase = phase
+        job.version += 1
+    events.append(session, job, "phase.changed", {"phase": phase, "increment": increment})
+
+
+def record_run_started(session: Session, lease: Lease, event: RunStarted) -> None:
+    """Keep what the run found: sizes, revisions, versions, and how much there is to do."""
+    job = guard(session, lease)
+    data = event.model_dump(mode="json", exclude={"type", "at"})
+    job.resolved = {
+        "model_revision": event.model_revision,
+        "model_type": event.model_type,
+        "data_fingerprint": event.data_fingerprint,
+        "num_prunable_parameters": event.num_prunable_parameters,
+        "widths": data["widths"],
+        "versions": event.versions,
+        "device": event.device,
+    }
+    job.params_start = event.num_parameters
+    job.params_target = event.target_num_parameters
+    if job.params_now is None:
+        job.params_now = event.num_parameters
+    job.increments_planned = event.num_increments
+    job.tokens_planned = event.num_tokens
+    job.version += 1
+    events.append(session, job, "job.validated", data)
+
+
+def record_prune(
+    session: Session, lease: Lease, num_parameters: int, data: Mapping[str, Any]
+) -> None:
+    """Note a cut."""
+    job = guard(session, lease)
+    job.params_now = num_parameters
+    job.version += 1
+    events.append(session, job, "prune.step", dict(data))
+
+
+def record_steps(
+    session: Session, lease: Lease, steps: Sequence[StepFinished], *, eta_seconds: float | None
+) -> None:
+    """Store optimizer steps and the progress they mean. An unknown time left is None."""
+    job = guard(session, lease)
+    metrics.append(session, job.id, lease.fence, metrics.as_columns(steps))
+    if steps:
+        last = steps[-1]
+        job.step = last.step
+        job.tokens_seen = last.num_tokens
+        job.tokens_per_second = last.tokens_per_second
+        job.progress_at = database_now(session)
+    job.eta_seconds = eta_seconds
+    job.version += 1
+
+
+def record_evaluation(session: Session, lease: Lease, event: EvaluationFinished) -> None:
+    """Keep a measurement; one that a lost execution had made before is replaced."""
+    job = guard(session, lease)
+    measured = Measurement.model_validate(event.model_dump(exclude={"type", "at", "num_tokens"}))
+    _store_measurement(session, job, measured, num_tokens=event.num_tokens, replace=True)
+    data = event.model_dump(mode="json", exclude={"type", "at"})
+    events.append(session, job, "eval.completed", data)
+
+
+def _store_measurement(
+    session: Session, job: Job, measured: Measurement, *, num_tokens: int, replace: bool
+) -> None:
+    identity = {
+        "job_id": job.id,
+        "increment": measured.increment,
+        "stage": measured.stage,
+        "suite": measured.suite,
+        "metric": measured.metric,
+    }
+    values = {
+        "fence": job.fence,
+        "num_tokens": num_tokens,
+        "value": finite(measured.value),
+        "stderr": finite(measured.stderr),
+        "num_samples": measured.num_samples,
+        "protocol": dict(measured.protocol),
+        "created_at": database_now(session),
+    }
+    fresh = {"id": new_id("eval"), "checkpoint_id": None, **identity, **values}
+    if not insert_unless_exists(session, Evaluation, fresh) and replace:
+        session.execute(
+            update(Evaluation).filter_by(**identity, checkpoint_id=None).values(**values),
+            execution_options={"synchronize_session": False},
+        )
+
+
+# --- commit ---------------------------------------------------------------------------------------
+
+
+def commit_increment(
+    session: Session,
+    lease: Lease,
+    manifest: Manifest,
+    manifest_sha256: str,
+    files: Sequence[PublishedFile],
+) -> Checkpoint:
+    """Make a published increment part of the job; the last one also ends the job.
+
+    Exactly one execution can commit increment `i`: the fence says whose turn it is, and the
+    position must be `i - 1`.
+
+    Raises:
+        LeaseLost: it is not this lease's job any more.
+        CommitConflict: the job does not stand right before this increment.
+        BlobNotFound: a blob was collected between publishing and now; publish again.
+    """
+    job = guard(session, lease)
+    if job.status is JobStatus.CANCELLING or job.increments_done != manifest.increment - 1:
+        raise CommitConflict(
+            f"{job.id} is {job.status} after {job.increments_done} increments, "
+            f"{manifest.increment} cannot be committed"
+        )
+    checkpoint = _add_checkpoint(session, job, manifest, manifest_sha256, files)
+    _add_increment(session, job, manifest, checkpoint)
+    _link_evaluations(session, job, manifest, checkpoint)
+    _advance(session, job, lease, manifest, checkpoint)
+    events.append(session, job, "checkpoint.created", _checkpoint_data(checkpoint))
+    if manifest.final:
+        _succeed(session, job, manifest, checkpoint)
+    return checkpoint
+
+
+def _add_checkpoint(
+    session: Session,
+    job: Job,
+    manifest: Manifest,
+    manifest_sha256: str,
+    files: Sequence[PublishedFile],
+) -> Checkpoint:
+    _reference_blobs(session, files)
+    checkpoint = Checkpoint(
+        id=new_id("ckpt"),
+        tenant_id=job.tenant_id,
+        job_id=job.id,
+        increment=manifest.increment,
+        fence=job.fence,
+        parent_id=job.head_checkpoint_id,
+        step=manifest.step,
+        num_tokens=manifest.num_tokens,
+        params=manifest.num_parameters,
+        size_bytes=manifest.num_bytes,
+        dtype=manifest.dtype,
+        widths=[layer.model_dump() for layer in manifest.widths],
+        manifest_sha256=manifest_sha256,
+        final=manifest.final,
+        resumable=any(file.path.startswith(f"{TRAINING_STATE}/") for file in files),
+        created_at=database_now(session),
+    )
+    session.add(checkpoint)
+    session.flush()
+    for file in files:
+        session.add(
+            CheckpointFile(
+                checkpoint_id=checkpoint.id,
+                path=file.path,
+                sha256=file.sha256,
+                size_bytes=file.num_bytes,
+            )
+        )
+    return checkpoint
+
+
+def _reference_blobs(session: Session, files: Sequence[PublishedFile]) -> None:
+    now = database_now(session)
+    # In one order, so that two commits that share blobs do not wait for each other in a circle.
+    for sha256, num_bytes in sorted({(file.sha256, file.num_bytes) for file in files}):
+        values = {"sha256": sha256, "size_bytes": num_bytes, "status": "stored", "created_at": now}
+        if insert_unless_exists(session, Blob, values):
+            continue
+        query = select(Blob.status).where(Blob.sha256 == sha256).with_for_update()
+        if session.execute(query).scalar_one_or_none() != "stored":
+            raise BlobNotFound(f"blob {sha256} is being deleted")
+
+
+def _add_increment(session: Session, job: Job, manifest: Manifest, checkpoint: Checkpoint) -> None:
+    parent = session.get(Checkpoint, checkpoint.parent_id) if checkpoint.parent_id else None
+    session.add(
+        Increment(
+            job_id=job.id,
+            idx=manifest.increment,
+            fence=job.fence,
+            checkpoint_id=checkpoint.id,
+            parent_checkpoint_id=checkpoint.parent_id,
+            manifest_sha256=checkpoint.manifest_sha256,
+            params_before=parent.params if parent else manifest.base_num_parameters,
+            params_after=manifest.num_parameters,
+            widths=checkpoint.widths,
+            step=manifest.step,
+            num_tokens=manifest.num_tokens,
+            committed_at=checkpoint.created_at,
+        )
+    )
+
+
+def _link_evaluations(
+    session: Session, job: Job, manifest: Manifest, checkpoint: Checkpoint
+) -> None:
+    # The manifest is what the checkpoint says of itself; measurements that came up as events are
+    # there.
+    for measured in manifest.measurements:
+        tokens = manifest.num_tokens if measured.increment == manifest.increment else 0
+        _store_measurement(session, job, measured, num_tokens=tokens, replace=False)
+    session.execute(
+        update(Evaluation)
+        .where(
+            Evaluation.job_id == job.id,
+            Evaluation.increment == manifest.increment,
+            Evaluation.checkpoint_id.is_(None),
+        )
+        .values(checkpoint_id=checkpoint.id),
+        execution_options={"synchronize_session": False},
+    )
+
+
+def _advance(
+    session: Session, job: Job, lease: Lease, manifest: Manifest, checkpoint: Checkpoint
+) -> None:
+    job.increments_done = manifest.increment
+    job.head_checkpoint_id = job.best_checkpoint_id = checkpoint.id
+    job.params_now = manifest.num_parameters
+    job.step = manifest.step
+    job.tokens_seen = manifest.num_tokens
+    job.failures = 0
+    job.lease_until = database_now(session) + timedelta(seconds=lease.seconds)
+    job.version += 1
+
+
+def _checkpoint_data(checkpoint: Checkpoint) -> dict[str, Any]:
+    return {
+        "checkpoint": checkpoint.id,
+        "increment": checkpoint.increment,
+        "num_parameters": checkpoint.params,
+        "num_bytes": checkpoint.size_bytes,
+        "num_tokens": checkpoint.num_tokens,
+        "step": checkpoint.step,
+        "final": checkpoint.final,
+    }
+
+
+# --- ends -----------------------------------------------------------------------------------------
+
+
+def _succeed(session: Session, job: Job, manifest: Manifest, checkpoint: Checkpoint) -> None:
+    job.outcome = manifest.outcome
+    job.result = {
+        "checkpoint": checkpoint.id,
+        "params": checkpoint.params,
+        "size_bytes": checkpoint.size_bytes,
+        "reduction": 1 - checkpoint.params / manifest.base_num_parameters,
+        "eval": _measured(manifest, increment=manifest.increment, stage="recovered"),
+        "pruned": _measured(manifest, increment=manifest.increment, stage="pruned"),
+        "baseline": _measured(manifest, increment=0, stage="base"),
+    }
+    end_attempt(session, job, cause="finished", exit_code=0)
+    data = {"outcome": job.outcome, "checkpoint": checkpoint.id}
+    jobs.transition(session, job, JobStatus.SUCCEEDED, data=data)
+
+
+def _measured(
+    manifest: Manifest, *, increment: int, stage: str
+) -> dict[str, dict[str, float | None]]:
+    values: dict[str, dict[str, float | None]] = {}
+    for measured in manifest.measurements:
+        if measured.increment == increment and measured.stage == stage:
+            values.setdefault(measured.suite, {})[measured.metric] = finite(measured.value)
+    return values
+
+
+def fail(
+    session: Session,
+    lease: Lease,
+    error: JobError,
+    *,
+    cause: str,
+    backoff: Backoff,
+    exit_code: int | None = None,
+    lost: bool = False,
+) -> JobStatus:
+    """End the attempt in failure; the job is tried again or has failed.
+
+    Raises:
+        LeaseLost: it is not this lease's job any more.
+    """
+    job = guard(session, lease)
+    end_attempt(
+        session,
+        job,
+        cause=cause,
+        exit_code=exit_code,
+        message=error.message,
+        log_tail=error.log_tail,
+    )
+    return record_failure(session, job, error, cause=cause, backoff=backoff, lost=lost)
