@@ -1,0 +1,100 @@
+"""Lets plain transformers open a model whose decoder layers differ in width.
+
+`import espalier.loading` once; then `AutoModelForCausalLM.from_pretrained` (and `from_config`, and
+the model classes themselves) build each decoder layer from its own entry of
+`config.per_layer_config`, which transformers 5.14 and later store but few of its models read.
+Without the import, loading ends in transformers' own list of size mismatches. Importing this
+imports neither torch nor transformers: a family is prepared when its module is first imported.
+"""
+
+import functools
+import importlib.abc
+import importlib.machinery
+import sys
+from collections.abc import Callable, Sequence
+from types import ModuleType
+from typing import Any
+
+DECODER_LAYERS = {
+    "transformers.models.llama.modeling_llama": "LlamaDecoderLayer",
+    "transformers.models.mistral.modeling_mistral": "MistralDecoderLayer",
+    "transformers.models.qwen2.modeling_qwen2": "Qwen2DecoderLayer",
+    "transformers.models.qwen3.modeling_qwen3": "Qwen3DecoderLayer",
+    "transformers.models.smollm3.modeling_smollm3": "SmolLM3DecoderLayer",
+    "transformers.models.granite.modeling_granite": "GraniteDecoderLayer",
+    "transformers.models.olmo2.modeling_olmo2": "Olmo2DecoderLayer",
+    "transformers.models.gemma2.modeling_gemma2": "Gemma2DecoderLayer",
+    "transformers.models.gemma3.modeling_gemma3": "Gemma3DecoderLayer",
+}
+"""Module of each supported family and its decoder layer, constructed as (config, layer_idx)."""
+
+_PREPARED = "_espalier_reads_per_layer_config"
+
+
+def install() -> None:
+    """Prepare the families already imported, and the others as they are. Safe to repeat."""
+    for name in DECODER_LAYERS:
+        if name in sys.modules:
+            _prepare(sys.modules[name])
+    if not any(isinstance(finder, _Finder) for finder in sys.meta_path):
+        sys.meta_path.insert(0, _Finder())
+
+
+def _prepare(module: ModuleType) -> None:
+    """Make the module's decoder layer read its own configuration."""
+    layer_class = getattr(module, DECODER_LAYERS[module.__name__])
+    if not getattr(layer_class.__init__, _PREPARED, False):
+        layer_class.__init__ = _reading_its_own_config(layer_class.__init__)
+
+
+def _reading_its_own_config(construct: Callable[..., None]) -> Callable[..., None]:
+    @functools.wraps(construct)
+    def construct_from_own(
+        self: Any, config: Any, layer_idx: int, *args: Any, **kwargs: Any
+    ) -> None:
+        if not getattr(config, "is_heterogeneous", False):
+            construct(self, config, layer_idx, *args, **kwargs)
+            return
+        own = config.per_layer_config[layer_idx]
+        construct(self, own, layer_idx, *args, **kwargs)
+        # Modules read the attention implementation from their configuration at run time: they must
+        # share the model's, or `set_attn_implementation` would no longer reach them.
+        for submodule in self.modules():
+            if getattr(submodule, "config", None) is own:
+                submodule.config = config
+
+    setattr(construct_from_own, _PREPARED, True)
+    return construct_from_own
+
+
+class _Finder(importlib.abc.MetaPathFinder):
+    """Finds nothing itself: wraps the loader of the modules in `DECODER_LAYERS`."""
+
+    def find_spec(
+        self, fullname: str, path: Sequence[str] | None, target: ModuleType | None = None
+    ) -> importlib.machinery.ModuleSpec | None:
+        if fullname not in DECODER_LAYERS:
+            return None
+        spec = importlib.machinery.PathFinder.find_spec(fullname, path, target)
+        if spec is not None and spec.loader is not None:
+            spec.loader = _PreparingLoader(spec.loader)
+        return spec
+
+
+class _PreparingLoader(importlib.abc.Loader):
+    def __init__(self, loader: importlib.abc.Loader) -> None:
+        self._loader = loader
+
+    def __getattr__(self, name: str) -> Any:
+        """Everything else, such as `get_source`, is the wrapped loader's."""
+        return getattr(self._loader, name)
+
+    def create_module(self, spec: importlib.machinery.ModuleSpec) -> ModuleType | None:
+        return self._loader.create_module(spec)
+
+    def exec_module(self, module: ModuleType) -> None:
+        self._loader.exec_module(module)
+        _prepare(module)
+
+
+install()

@@ -1,0 +1,154 @@
+"""Saving a pruned model and opening it with plain transformers after `import espalier.loading`."""
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+from transformers import AutoModelForCausalLM, PreTrainedModel
+
+import espalier.loading
+from pruning.models.families import FAMILIES as SUPPORTED
+from pruning.models.geometry import layer_widths, unpruned_plan
+from pruning.plan import LayerPlan, PruningPlan
+from pruning.surgery import apply_plan
+from tests.pruning.tiny import FAMILIES, make_tiny_model, random_ids
+
+
+def prune_unevenly(model: PreTrainedModel) -> None:
+    """Each layer another intermediate size; the second loses a KV group, the third two."""
+    base = unpruned_plan(model)
+    layers = tuple(
+        LayerPlan(
+            intermediate=layer.intermediate[: 60 - 8 * i],
+            kv_groups=layer.kv_groups[: 3 - min(i, 2)],
+        )
+        for i, layer in enumerate(base.layers)
+    )
+    apply_plan(model, PruningPlan(layers=layers), previous=base)
+
+
+@pytest.fixture(scope="module", params=FAMILIES)
+def pruned(request: pytest.FixtureRequest) -> PreTrainedModel:
+    model = make_tiny_model(request.param)
+    prune_unevenly(model)
+    return model
+
+
+@pytest.fixture
+def saved(pruned: PreTrainedModel, tmp_path: Path) -> Path:
+    pruned.save_pretrained(tmp_path)
+    return tmp_path
+
+
+@torch.no_grad()
+def logits(model: PreTrainedModel) -> torch.Tensor:
+    return model(input_ids=random_ids()).logits
+
+
+def run_python(code: str, *arguments: str) -> subprocess.CompletedProcess[str]:
+    return subprocess.run(
+        [sys.executable, "-c", code, *arguments], capture_output=True, text=True, check=False
+    )
+
+
+def test_every_supported_family_has_its_decoder_layer_listed() -> None:
+    packages = {name.split(".")[2] for name in espalier.loading.DECODER_LAYERS}
+    assert packages == {model_type.removesuffix("_text") for model_type in SUPPORTED}
+
+
+def test_a_pruned_model_opens_bit_equal(pruned: PreTrainedModel, saved: Path) -> None:
+    reopened = AutoModelForCausalLM.from_pretrained(saved)
+    assert layer_widths(reopened) == layer_widths(pruned)
+    assert type(reopened) is type(pruned)
+    assert torch.equal(logits(reopened), logits(pruned))
+
+
+def test_a_reopened_model_saves_the_same_again(saved: Path, tmp_path: Path) -> None:
+    AutoModelForCausalLM.from_pretrained(saved).save_pretrained(tmp_path / "again")
+    first, again = (
+        json.loads((directory / "config.json").read_text())
+        for directory in (saved, tmp_path / "again")
+    )
+    assert first == again
+    assert again["per_layer_config"]["2"]["intermediate_size"] == 44
+    weights = [(d / "model.safetensors").read_bytes() for d in (saved, tmp_path / "again")]
+    assert weights[0] == weights[1]
+
+
+@pytest.mark.parametrize("cache", ["dynamic", "static"])
+def test_generation_with_a_cache_equals_generation_without(saved: Path, cache: str) -> None:
+    model = AutoModelForCausalLM.from_pretrained(saved)
+    prompt = random_ids(num_sequences=1, length=6)
+    settings = {"max_new_tokens": 8, "do_sample": False, "eos_token_id": None}
+    plain = model.generate(prompt, **settings, use_cache=False)
+    cached = model.generate(prompt, **settings, cache_implementation=cache)
+    assert cached.tolist() == plain.tolist()
+
+
+def test_gradient_checkpointing_gives_the_same_gradients(saved: Path) -> None:
+    model = AutoModelForCausalLM.from_pretrained(saved).train()
+    ids, found = random_ids(), []
+    for checkpointing in (False, True):
+        if checkpointing:
+            model.gradient_checkpointing_enable()
+        model.zero_grad()
+        model(input_ids=ids, labels=ids).loss.backward()
+        found.append(model.get_submodule("model.layers.1.mlp.down_proj").weight.grad.clone())
+    torch.testing.assert_close(found[0], found[1])
+
+
+def test_the_attention_implementation_can_still_be_changed(saved: Path) -> None:
+    model = AutoModelForCausalLM.from_pretrained(saved)
+    before = logits(model)
+    model.set_attn_implementation("eager")
+    assert model.get_submodule("model.layers.2.self_attn").config._attn_implementation == "eager"
+    torch.testing.assert_close(logits(model), before, atol=1e-4, rtol=1e-4)
+
+
+def test_equal_layers_are_saved_as_an_ordinary_model(tmp_path: Path) -> None:
+    model = make_tiny_model("qwen2")
+    base = unpruned_plan(model)
+    layer = LayerPlan(intermediate=tuple(range(40)), kv_groups=(0, 2))
+    apply_plan(model, PruningPlan(layers=(layer,) * 3), previous=base)
+    model.save_pretrained(tmp_path)
+    assert "per_layer_config" not in json.loads((tmp_path / "config.json").read_text())
+    opened = run_python(
+        "import sys; from transformers import AutoModelForCausalLM as A;"
+        "print(A.from_pretrained(sys.argv[1]).config.intermediate_size)",
+        str(tmp_path),
+    )
+    assert opened.stdout.strip() == "40", opened.stderr
+
+
+def test_equal_layers_whose_heads_do_not_divide_the_hidden_size_open_too(tmp_path: Path) -> None:
+    model = make_tiny_model("llama", num_attention_heads=8, num_key_value_heads=8)
+    base = unpruned_plan(model)
+    layer = LayerPlan(intermediate=tuple(range(40)), kv_groups=(0, 1, 2, 5, 7))
+    apply_plan(model, PruningPlan(layers=(layer,) * 3), previous=base)
+    model.save_pretrained(tmp_path)
+    assert torch.equal(logits(AutoModelForCausalLM.from_pretrained(tmp_path)), logits(model))
+
+
+def test_importing_the_loader_imports_neither_torch_nor_transformers() -> None:
+    done = run_python(
+        "import sys, espalier.loading; print({'torch', 'transformers'} & set(sys.modules))"
+    )
+    assert done.stdout.strip() == "set()", done.stderr
+
+
+def test_a_fresh_process_opens_a_pruned_model_only_after_the_import(tmp_path: Path) -> None:
+    model = make_tiny_model("llama")
+    prune_unevenly(model)
+    model.save_pretrained(tmp_path)
+    opening = (
+        "import sys; from transformers import AutoModelForCausalLM as A;"
+        "m = A.from_pretrained(sys.argv[1]); print(sum(p.numel() for p in m.parameters()))"
+    )
+    without = run_python(opening, str(tmp_path))
+    assert without.returncode != 0
+    assert "size mismatch" in without.stderr or "mismatch" in without.stderr
+    loaded = run_python(f"import espalier.loading; {opening}", str(tmp_path))
+    assert loaded.stdout.strip() == str(sum(p.numel() for p in model.parameters())), loaded.stderr
