@@ -1,0 +1,93 @@
+"""The Celery application. A message is a hint that a job may be runnable; the database decides.
+
+So messages are acknowledged early, results are kept nowhere, nothing is ever delayed in the broker,
+and whatever the broker loses, repeats or reorders costs time only.
+"""
+
+from pathlib import Path
+from typing import Any
+from urllib.parse import unquote, urlsplit
+
+from celery import Celery
+from kombu.entity import Queue
+
+from registry.outbox import RUN_JOB, Publish
+from registry.settings import Settings
+from registry.tables import OutboxMessage
+
+_PUBLISH_TIMEOUT_SECONDS = 3
+
+_REDIS_OPTIONS = {
+    # Early acknowledgement does not need it, but the shortest value on a broker wins for all.
+    "visibility_timeout": 3600,
+    "unacked_restore_interval": 5,
+    "unacked_restore_throttle": 1,
+    "socket_keepalive": True,
+    "socket_connect_timeout": _PUBLISH_TIMEOUT_SECONDS,
+    "health_check_interval": 25,
+}
+
+
+def celery_app(settings: Settings) -> Celery:
+    """The application object, for sending and for `celery -A worker.app worker`."""
+    app = Celery("espalier", set_as_current=False)
+    app.conf.update(
+        task_acks_late=False,
+        task_ignore_result=True,
+        result_backend=None,
+        task_serializer="json",
+        accept_content=["json"],
+        task_publish_retry=False,
+        task_default_queue=settings.queues[0],
+        task_queues=[Queue(name) for name in settings.queues],  # type: ignore[no-untyped-call]  # untyped there
+        worker_prefetch_multiplier=1,
+        worker_pool="threads",
+        worker_concurrency=1,
+        worker_hijack_root_logger=False,
+        broker_connection_retry_on_startup=True,
+        broker_connection_max_retries=None,
+        broker_connection_timeout=_PUBLISH_TIMEOUT_SECONDS,
+        **_broker(settings.broker_url),
+    )
+    return app
+
+
+def _broker(url: str) -> dict[str, Any]:
+    if urlsplit(url).scheme != "filesystem":
+        return {
+            "broker_url": url,
+            "broker_transport_options": _REDIS_OPTIONS,
+            "worker_send_task_events": True,
+        }
+    root = Path(unquote(urlsplit(url).path))
+    messages, control = root / "messages", root / "control"
+    for directory in (messages, control):
+        directory.mkdir(mode=0o700, parents=True, exist_ok=True)
+    return {
+        "broker_url": "filesystem://",
+        "broker_transport_options": {
+            "data_folder_in": str(messages),
+            "data_folder_out": str(messages),
+            "control_folder": str(control),
+            # The transport looks once a second otherwise.
+            "polling_interval": 0.05,
+        },
+        # Remote control would poll a mailbox of its own, and leaves its files behind.
+        "worker_enable_remote_control": False,
+        "worker_send_task_events": False,
+    }
+
+
+def publisher(app: Celery) -> Publish:
+    """How `outbox.relay` hands messages to this application's broker."""
+
+    def publish(message: OutboxMessage) -> None:
+        app.send_task(
+            RUN_JOB,
+            args=[message.key],
+            queue=message.payload.get("queue"),
+            ignore_result=True,
+            retry=False,
+        )
+
+    return publish
