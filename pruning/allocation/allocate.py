@@ -1,0 +1,146 @@
+"""From importance and a target to a plan: who loses how much, and what is owed to next time."""
+
+from pruning.allocation.accounts import Account, open_accounts, plan_after
+from pruning.allocation.debt import Debt, LayerDebt
+from pruning.allocation.per_layer import Ledger, pay_down, settle
+from pruning.allocation.rates import layer_adaptive_rates
+from pruning.allocation.same_width import same_widths, share
+from pruning.errors import TargetUnreachable
+from pruning.models.adapter import AXES
+from pruning.models.geometry import Geometry
+from pruning.plan import PruningPlan
+from pruning.recipe import Allocation, Axis
+from pruning.scores import Scores
+
+Owed = dict[tuple[int, Axis], float]
+
+
+def allocate(
+    scores: Scores,
+    plan: PruningPlan,
+    geometry: Geometry,
+    *,
+    target_num_parameters: int,
+    allocation: Allocation,
+    axes: tuple[Axis, ...] = AXES,
+    debt: Debt | None = None,
+) -> tuple[PruningPlan, Debt]:
+    """The next plan, and the debt to pass to the allocation after it.
+
+    `plan` is where the model is now, `scores` were measured there, `debt` is None before the first
+    cut. The result has at most `target_num_parameters`, and falls short of it by less than the
+    finest step that the constraints still allow. A model already at the target keeps its plan.
+
+    Raises:
+        TargetUnreachable: the constraints leave more than the target; the message names the floor.
+        InvalidPlan: scores, plan and constraints contradict each other.
+    """
+    accounts = open_accounts(scores, plan, geometry, axes=axes, constraints=allocation.constraints)
+    num_parameters = geometry.num_parameters(plan)
+    excess = num_parameters - target_num_parameters
+    _check_reachable(accounts, num_parameters, target_num_parameters)
+    owed = _opening(accounts) if debt is None else _carried(accounts, debt)
+    if excess <= 0 and not any(account.due for account in accounts):
+        return plan, _debt(owed, len(plan.layers))
+    if allocation.layout == "uniform":
+        widths, owed = _pay_together(accounts, excess, owed, num_layers=len(plan.layers))
+    else:
+        widths, owed = _pay_apart(accounts, _rates(accounts, scores, allocation), excess, owed)
+    return plan_after(plan, accounts, widths), _debt(owed, len(plan.layers))
+
+
+def _check_reachable(accounts: list[Account], num_parameters: int, target: int) -> None:
+    removable = sum(account.cost_to(account.steps[-1]) for account in accounts if account.steps)
+    if num_parameters - removable > target:
+        raise TargetUnreachable(
+            f"the constraints leave at least {num_parameters - removable:,} parameters, "
+            f"the target is {target:,}",
+            param="target",
+            hint="raise the target, or lower minimum widths and protect fewer layers",
+        )
+
+
+def _rates(accounts: list[Account], scores: Scores, allocation: Allocation) -> list[float]:
+    if allocation.kind == "uniform":
+        return [1.0] * len(accounts)
+    return layer_adaptive_rates(
+        [scores.layers[account.layer].block_importance(account.axis) for account in accounts],
+        [float(account.num_parameters) for account in accounts],
+        allocation.amplitude,
+    )
+
+
+def _pay_apart(
+    accounts: list[Account], rates: list[float], excess: int, owed: Owed
+) -> tuple[dict[tuple[int, Axis], int], Owed]:
+    ledgers = [
+        Ledger(account, rate, owed[account.layer, account.axis])
+        for account, rate in zip(accounts, rates, strict=True)
+    ]
+    pay_down(ledgers, excess)
+    keys = [(account.layer, account.axis) for account in accounts]
+    widths = {key: ledger.width for key, ledger in zip(keys, ledgers, strict=True)}
+    return widths, dict(zip(keys, settle(ledgers), strict=True))
+
+
+def _pay_together(
+    accounts: list[Account], excess: int, owed: Owed, *, num_layers: int
+) -> tuple[dict[tuple[int, Axis], int], Owed]:
+    shared = share(accounts, num_layers)
+    total_owed = {
+        part.axis: sum(owed[account.layer, part.axis] for account in part.accounts)
+        for part in shared
+    }
+    widths = same_widths(shared, excess=excess, owed=total_owed)
+    if widths is None:
+        raise TargetUnreachable(
+            f"no common width removes {excess:,} parameters", param="allocation.layout"
+        )
+    removed = sum(part.cost_to(widths[part.axis]) for part in shared)
+    sparsity = removed / sum(part.num_parameters for part in shared)
+    left: Owed = {}
+    for account in accounts:
+        key = (account.layer, account.axis)
+        left[key] = (
+            owed[key] + sparsity * account.num_parameters - account.cost_to(widths[account.axis])
+        )
+    return {(account.layer, account.axis): widths[account.axis] for account in accounts}, left
+
+
+def _opening(accounts: list[Account]) -> Owed:
+    """Before the first cut: staggered parts of one step, most where least would be lost.
+
+    Layers of the same rate would otherwise all lose a KV group at the same moment, a cliff from
+    which small models do not recover. On average half a step, so that whole steps round to the
+    nearest.
+    """
+    owed: Owed = {}
+    for axis in {account.axis for account in accounts}:
+        able = [account for account in accounts if account.axis == axis and account.steps]
+        able.sort(key=lambda account: account.density(account.width, account.steps[0]))
+        for rank, account in enumerate(able):
+            share_of_step = 1 - (rank + 0.5) / len(able)
+            owed[account.layer, axis] = share_of_step * account.first_cost
+    return {
+        (account.layer, account.axis): owed.get((account.layer, account.axis), 0.0)
+        for account in accounts
+    }
+
+
+def _carried(accounts: list[Account], debt: Debt) -> Owed:
+    return {
+        (account.layer, account.axis): debt.layers[account.layer].of(account.axis)
+        for account in accounts
+    }
+
+
+def _debt(owed: Owed, num_layers: int) -> Debt:
+    return Debt(
+        layers=tuple(
+            LayerDebt(
+                intermediate=owed.get((index, "intermediate"), 0.0),
+                kv_group=owed.get((index, "kv_group"), 0.0),
+            )
+            for index in range(num_layers)
+        )
+    )

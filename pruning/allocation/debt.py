@@ -1,0 +1,37 @@
+"""What each layer still owes: sparsity it was allotted but could not pay in whole groups."""
+
+from typing import Self
+
+from pydantic import BaseModel, ConfigDict
+
+from pruning.recipe import Axis
+
+
+class LayerDebt(BaseModel):
+    """Parameters owed by one decoder layer, per axis; negative when it paid ahead."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
+
+    intermediate: float = 0.0
+    kv_group: float = 0.0
+
+    def of(self, axis: Axis) -> float:
+        return self.intermediate if axis == "intermediate" else self.kv_group
+
+
+class Debt(BaseModel):
+    """Carried from increment to increment and stored with every checkpoint.
+
+    Without it a KV group, a third of a small layer's attention, would never come due in an
+    increment that removes a few percent, and attention would be left whole however many increments
+    follow.
+    """
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    layers: tuple[LayerDebt, ...]
+
+    @classmethod
+    def none(cls, num_layers: int) -> Self:
+        """Of a run that has not cut yet."""
+        return cls(layers=(LayerDebt(),) * num_layers)

@@ -1,0 +1,96 @@
+"""Paying a target down one step of one account at a time: layers get widths of their own."""
+
+import heapq
+from dataclasses import dataclass
+
+from pruning.allocation.accounts import Account
+
+
+@dataclass
+class Ledger:
+    """An account while it is being paid down; `rate` is its sparsity relative to the others."""
+
+    account: Account
+    rate: float
+    debt: float
+    num_steps_taken: int = 0
+
+    @property
+    def width(self) -> int:
+        taken = self.num_steps_taken
+        return self.account.steps[taken - 1] if taken else self.account.width
+
+    @property
+    def next_width(self) -> int | None:
+        steps = self.account.steps
+        return steps[self.num_steps_taken] if self.num_steps_taken < len(steps) else None
+
+    @property
+    def removed(self) -> int:
+        return self.account.cost_to(self.width)
+
+    @property
+    def allotment(self) -> float:
+        """Parameters that fall to this account for each unit of mean sparsity."""
+        return self.rate * self.account.num_parameters
+
+    def next_cost(self) -> int:
+        assert self.next_width is not None
+        return (self.width - self.next_width) * self.account.group_cost
+
+    def turn(self) -> tuple[float, float, int, str]:
+        """Sort key of the next step: the mean sparsity at which it comes due, then its loss."""
+        assert self.next_width is not None
+        density = self.account.density(self.width, self.next_width)
+        owed = self.account.cost_to(self.next_width) - self.debt
+        sparsity = owed / self.allotment if self.allotment > 0 else float("inf")
+        return (sparsity, density, self.account.layer, self.account.axis)
+
+
+def pay_down(ledgers: list[Ledger], excess: int) -> None:
+    """Take steps in the order they come due until `excess` parameters are gone.
+
+    A layer at its minimum drops out and the others go on, which spreads its surplus over them. A
+    step too coarse for what remains is passed over while a finer one exists, so the overshoot stays
+    below the finest step left at the end.
+    """
+    for ledger in ledgers:
+        if ledger.account.due:
+            excess -= _take(ledger)
+    queue = [(ledger.turn(), ledger) for ledger in ledgers if ledger.next_width is not None]
+    heapq.heapify(queue)
+    too_coarse: list[Ledger] = []
+    while excess > 0 and queue:
+        _, ledger = heapq.heappop(queue)
+        if ledger.next_cost() > excess:
+            too_coarse.append(ledger)
+            continue
+        excess -= _take(ledger)
+        if ledger.next_width is not None:
+            heapq.heappush(queue, (ledger.turn(), ledger))
+    if excess > 0:
+        _take(min(too_coarse, key=lambda ledger: (ledger.next_cost(), ledger.turn())))
+
+
+def settle(ledgers: list[Ledger]) -> list[float]:
+    """What each account owes afterwards.
+
+    The mean sparsity is the one whose allotments, over accounts that can still lose, sum to what
+    those lost: debts move between layers and increments, their total does not grow. An account at
+    its minimum owes nothing more.
+    """
+    able = [ledger for ledger in ledgers if ledger.next_width is not None]
+    allotted = sum(ledger.allotment for ledger in able)
+    sparsity = sum(ledger.removed for ledger in able) / allotted if allotted > 0 else 0.0
+    return [
+        ledger.debt + sparsity * ledger.allotment - ledger.removed
+        if ledger.next_width is not None
+        else 0.0
+        for ledger in ledgers
+    ]
+
+
+def _take(ledger: Ledger) -> int:
+    cost = ledger.next_cost()
+    ledger.num_steps_taken += 1
+    return cost
