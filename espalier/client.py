@@ -2,7 +2,7 @@
 
 import time
 import uuid
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
@@ -24,6 +24,7 @@ from espalier.resources import (
     FilePage,
     Job,
     JobPage,
+    Metrics,
 )
 
 TRAINING_STATE = "training_state/"
@@ -148,6 +149,14 @@ class Client:
             if len(page) < _EVENT_PAGE:
                 return
 
+    def metrics(
+        self, job_id: str, *, keys: Sequence[str] = ("loss",), from_step: int = 0
+    ) -> Metrics:
+        """Training curves from an optimizer step on; long ones come thinned out."""
+        params = {"keys": list(keys), "from_step": from_step}
+        response = self._request("GET", f"/v1/jobs/{job_id}/metrics", params=params)
+        return Metrics.model_validate_json(response.content)
+
     def wait(self, job_id: str, *, poll_seconds: float = 1.0) -> Job:
         """Block until the job has succeeded.
 
@@ -213,7 +222,7 @@ class Client:
         method: str,
         path: str,
         *,
-        params: Mapping[str, str | int] | None = None,
+        params: Mapping[str, Any] | None = None,
         json: Mapping[str, Any] | None = None,
         headers: Mapping[str, str] | None = None,
     ) -> httpx.Response:

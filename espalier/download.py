@@ -13,7 +13,6 @@ from espalier.resources import CheckpointFile
 OnBytes = Callable[[int], None]
 """Called with the number of bytes that have come in since the last call."""
 
-_CHUNK_BYTES = 1 << 20
 _MAX_ATTEMPTS = 5
 
 
@@ -74,14 +73,17 @@ def _fetch(
 def _fetch_rest(
     http: httpx.Client, url: str, part: Path, start: int, on_bytes: OnBytes | None
 ) -> None:
-    headers = {"Range": f"bytes={start}-", "Accept-Encoding": "identity"} if start else {}
+    headers = {"Accept-Encoding": "identity"}
+    if start:
+        headers["Range"] = f"bytes={start}-"
     with http.stream("GET", quote(url, safe="/"), headers=headers) as response:
         if response.status_code >= 400:
             response.read()
         raise_for_problem(response)
         mode = "ab" if response.status_code == httpx.codes.PARTIAL_CONTENT else "wb"
         with part.open(mode) as target:
-            for piece in response.iter_bytes(_CHUNK_BYTES):
+            # As they come in: pieces of a fixed length would be lost when the connection breaks.
+            for piece in response.iter_raw():
                 target.write(piece)
                 if on_bytes is not None:
                     on_bytes(len(piece))

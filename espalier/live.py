@@ -11,7 +11,7 @@ from rich.progress import Progress as Bars
 from rich.table import Table
 
 from espalier.client import Client
-from espalier.resources import Event, Job, Progress
+from espalier.resources import Event, Job, Metrics, Progress
 
 _LINE_SECONDS = 15.0
 _DASH = "-"
@@ -23,12 +23,15 @@ class View:
 
     job: Job
     increment: int = 0
+    step: int = 0
     loss: float | None = None
     perplexity: float | None = None
 
-    def after(self, job: Job, events: Iterable[Event]) -> "View":
-        """This view once `job` has been read again and `events` have happened."""
+    def after(self, job: Job, events: Iterable[Event], metrics: Metrics) -> "View":
+        """This view once `job` has been read again, `events` happened and `metrics` came in."""
         view = replace(self, job=job)
+        if metrics.step:
+            view = replace(view, step=metrics.step[-1], loss=metrics.last("loss"))
         for event in events:
             view = _after_event(view, event)
         return view
@@ -37,8 +40,6 @@ class View:
 def _after_event(view: View, event: Event) -> View:
     data = event.data
     increment = data.get("increment", view.increment)
-    if event.type == "metrics":
-        return replace(view, increment=increment, loss=data.get("train_loss", view.loss))
     if event.type == "eval.completed" and data.get("metric") == "perplexity":
         return replace(view, increment=increment, perplexity=float(data["value"]))
     return replace(view, increment=increment)
@@ -51,13 +52,17 @@ def watch_job(client: Client, job_id: str, console: Console, *, poll_seconds: fl
     return follow(client, view, console, poll_seconds)
 
 
+def _advance(client: Client, view: View, job: Job, events: Iterable[Event]) -> View:
+    return view.after(job, events, client.metrics(job.id, from_step=view.step + 1))
+
+
 def _draw(client: Client, view: View, console: Console, poll_seconds: float) -> Job:
     with Live(render(view), console=console, refresh_per_second=4) as live:
         for job, events in client.stream(view.job.id, poll_seconds=poll_seconds):
             for event in events:
                 if text := describe(event):
                     live.console.print(text, highlight=False, markup=False)
-            view = view.after(job, events)
+            view = _advance(client, view, job, events)
             live.update(render(view))
     return view.job
 
@@ -68,7 +73,7 @@ def _print_lines(client: Client, view: View, console: Console, poll_seconds: flo
         for event in events:
             if text := describe(event):
                 console.print(text, highlight=False, markup=False, soft_wrap=True)
-        view = view.after(job, events)
+        view = _advance(client, view, job, events)
         now = (job.status, job.phase or "", view.increment)
         if now != said or time.monotonic() - said_at >= _LINE_SECONDS:
             console.print(one_line(view), highlight=False, markup=False, soft_wrap=True)

@@ -168,3 +168,14 @@ class EvaluationPage(Resource):
     """The evaluations of a job, in the order they were measured."""
 
     data: tuple[Evaluation, ...]
+
+
+class Metrics(Resource):
+    """Training curves: `columns[key][i]` was measured at optimizer step `step[i]`."""
+
+    step: tuple[int, ...]
+    columns: dict[str, tuple[float | None, ...]]
+
+    def last(self, key: str) -> float | None:
+        """The newest value of a curve, if it has any."""
+        return next((value for value in reversed(self.columns[key]) if value is not None), None)
