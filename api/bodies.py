@@ -1,0 +1,62 @@
+"""Reading request bodies strictly: JSON as RFC 8259 has it, and nothing the databases cannot keep."""
+
+import json
+from collections.abc import Awaitable, Callable
+from dataclasses import dataclass
+from typing import Any, Generic, TypeVar
+
+from fastapi import Request
+from fastapi.exceptions import RequestValidationError
+from pydantic import BaseModel, ValidationError
+
+from api.errors import Problem
+
+Model = TypeVar("Model", bound=BaseModel)
+
+
+@dataclass(frozen=True)
+class Body(Generic[Model]):
+    """A body as it was written and as it was understood."""
+
+    written: dict[str, Any]
+    value: Model
+
+
+def json_body(
+    model: type[Model], *, optional: bool = False
+) -> Callable[[Request], Awaitable[Body[Model]]]:
+    """A dependency that reads a body of this model; an absent one is `{}` where `optional`.
+
+    FastAPI's own reading goes through `json.loads`, which lets NaN and lone surrogates pass.
+    """
+
+    async def read(request: Request) -> Body[Model]:
+        content = await request.body()
+        if optional and not content:
+            return Body(written={}, value=model())
+        media_type = request.headers.get("content-type", "").partition(";")[0].strip().lower()
+        if media_type != "application/json":
+            raise Problem("unsupported_media_type", "Send the body as application/json.")
+        return _parse(model, content)
+
+    return read
+
+
+def _parse(model: type[Model], content: bytes) -> Body[Model]:
+    try:
+        value = model.model_validate_json(content)
+    except ValidationError as error:
+        found = [{**one, "loc": ("body", *one["loc"])} for one in error.errors(include_url=False)]
+        raise RequestValidationError(found) from error
+    written = json.loads(content)
+    if _holds_nul(written):
+        raise Problem("validation_error", "Text may not contain the character U+0000.")
+    return Body(written=written, value=value)
+
+
+def _holds_nul(value: object) -> bool:
+    if isinstance(value, str):
+        return "\0" in value
+    if isinstance(value, dict):
+        return any(_holds_nul(part) for pair in value.items() for part in pair)
+    return isinstance(value, list) and any(map(_holds_nul, value))

@@ -1,0 +1,52 @@
+"""Templates, the words and units in them, and the static files."""
+
+from pathlib import Path
+from typing import Any
+
+from fastapi import Request
+from fastapi.templating import Jinja2Templates
+from jinja2 import Environment, FileSystemLoader, StrictUndefined, select_autoescape
+
+from api.dashboard import units
+from api.dashboard.build import missing_files
+from api.dashboard.wording import sentence
+from api.sessions import FORM_COOKIE, SESSION_COOKIE
+
+HERE = Path(__file__).parent
+STATIC = HERE / "static"
+
+
+def build_templates() -> Jinja2Templates:
+    """The templates, escaping everything, with the filters below."""
+    environment = Environment(
+        loader=FileSystemLoader(HERE / "templates"),
+        autoescape=select_autoescape(default=True),
+        undefined=StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+    )
+    environment.filters.update(
+        count=units.count,
+        exact=units.exact,
+        size=units.size,
+        duration=units.duration,
+        decimal=units.decimal,
+        percent=units.percent,
+        moment=units.moment,
+        clock=units.clock,
+        sentence=sentence,
+    )
+    templates = Jinja2Templates(env=environment, context_processors=[_page_context])
+    templates.env.globals["missing_files"] = missing_files
+    return templates
+
+
+def _page_context(request: Request) -> dict[str, Any]:
+    cookies = request.cookies
+    cookie = getattr(request.state, "form_cookie", None) or cookies.get(
+        SESSION_COOKIE, cookies.get(FORM_COOKIE, "")
+    )
+    return {
+        "form_token": request.app.state.signer.form_token(cookie),
+        "signed_in": getattr(request.state, "viewer", None) is not None,
+    }

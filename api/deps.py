@@ -1,0 +1,150 @@
+"""What routes are given: a session, the artifact store, and who asks."""
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from datetime import timedelta
+from typing import Annotated
+
+from fastapi import Depends, Request, Security
+from fastapi.security import HTTPAuthorizationCredentials, HTTPBearer, SecurityScopes
+from sqlalchemy.orm import Session
+
+from api.errors import Problem
+from api.sessions import SESSION_COOKIE, SessionSigner
+from registry import api_keys
+from registry.db import SessionFactory, database_now, reading, transaction
+from registry.settings import Settings
+from registry.storage import ArtifactStore
+from registry.tables import ApiKey
+
+# Writing takes SQLite's one write lock, so that most requests must not.
+_USE_RECORDED_EVERY = timedelta(minutes=1)
+_SAFE_METHODS = frozenset({"GET", "HEAD"})
+_bearer = HTTPBearer(
+    auto_error=False, scheme_name="apiKey", description="An API key: `Authorization: Bearer pk_…`."
+)
+
+
+def write_session(request: Request) -> Iterator[Session]:
+    """One transaction around the route."""
+    with transaction(request.app.state.sessions) as session:
+        yield session
+
+
+def read_session(request: Request) -> Iterator[Session]:
+    """A snapshot to read from; on SQLite it does not queue behind writers."""
+    with reading(request.app.state.sessions) as session:
+        yield session
+
+
+# With the default scope the commit would come after the answer, and a commit that fails would be a 201.
+WriteSession = Annotated[Session, Depends(write_session, scope="function")]
+ReadSession = Annotated[Session, Depends(read_session, scope="function")]
+
+
+def artifact_store(request: Request) -> ArtifactStore:
+    """The store that this process was started with."""
+    store: ArtifactStore = request.app.state.store
+    return store
+
+
+def settings_of(request: Request) -> Settings:
+    """The settings that this process was started with."""
+    settings: Settings = request.app.state.settings
+    return settings
+
+
+StoreDep = Annotated[ArtifactStore, Depends(artifact_store)]
+SettingsDep = Annotated[Settings, Depends(settings_of)]
+
+
+@dataclass(frozen=True)
+class Principal:
+    """Who asks, and what they may do."""
+
+    key_id: str
+    tenant_id: str
+    scopes: frozenset[str]
+
+    def may(self, scope: str) -> bool:
+        return scope in self.scopes or "admin" in self.scopes
+
+
+def principal(
+    request: Request,
+    needed: SecurityScopes,
+    bearer: Annotated[HTTPAuthorizationCredentials | None, Depends(_bearer)],
+) -> Principal:
+    """Who asks: by API key, or, to read only, by the dashboard's session.
+
+    Raises:
+        Problem: 401 without a valid key, 403 when the key lacks a scope.
+    """
+    who = _by_key(request, bearer) if "authorization" in request.headers else by_session(request)
+    if who is None:
+        raise Problem(
+            "missing_key",
+            "Send `Authorization: Bearer pk_…`.",
+            headers={"WWW-Authenticate": "Bearer"},
+        )
+    for scope in needed.scopes:
+        if not who.may(scope):
+            raise Problem("insufficient_scope", f"This needs the scope {scope}.")
+    return who
+
+
+def _by_key(request: Request, bearer: HTTPAuthorizationCredentials | None) -> Principal:
+    if bearer is None:
+        raise Problem(
+            "invalid_key",
+            "The Authorization header must read `Bearer pk_…`.",
+            headers={"WWW-Authenticate": "Bearer"},
+        )
+    return authenticate(request.app.state.sessions, bearer.credentials)
+
+
+def authenticate(sessions: SessionFactory, secret: str) -> Principal:
+    """Who holds this API key.
+
+    Raises:
+        InvalidApiKey: nobody does.
+    """
+    with reading(sessions) as session:
+        key = api_keys.authenticate(session, secret)
+        now = database_now(session)
+    if key.last_used_at is None or now - key.last_used_at >= _USE_RECORDED_EVERY:
+        with transaction(sessions) as session:
+            api_keys.record_use(session, key)
+    return _principal_of(key)
+
+
+def by_session(request: Request) -> Principal | None:
+    """Who is signed in to the dashboard; writes need a form token or a key, so only reads count here."""
+    cookie = request.cookies.get(SESSION_COOKIE)
+    if cookie is None or request.method not in _SAFE_METHODS:
+        return None
+    return signed_in(request, cookie)
+
+
+def signed_in(request: Request, cookie: str) -> Principal | None:
+    """The principal of a session cookie, while its API key is valid."""
+    signer: SessionSigner = request.app.state.signer
+    key_id = signer.key_id_of(cookie)
+    if key_id is None:
+        return None
+    with reading(request.app.state.sessions) as session:
+        key = session.get(ApiKey, key_id)
+        if key is None or key.revoked_at is not None:
+            return None
+        over = key.expires_at is not None and key.expires_at <= database_now(session)
+        return None if over else _principal_of(key)
+
+
+def _principal_of(key: ApiKey) -> Principal:
+    return Principal(key_id=key.id, tenant_id=key.tenant_id, scopes=frozenset(key.scopes))
+
+
+JobsReader = Annotated[Principal, Security(principal, scopes=["jobs:read"])]
+JobsWriter = Annotated[Principal, Security(principal, scopes=["jobs:write"])]
+JobsDeleter = Annotated[Principal, Security(principal, scopes=["jobs:delete"])]
+CheckpointReader = Annotated[Principal, Security(principal, scopes=["ckpt:read"])]

@@ -1,0 +1,75 @@
+"""The HTTP process: `uvicorn --factory api.main:create_app`."""
+
+import threading
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from importlib.metadata import version
+
+from fastapi import Depends, FastAPI
+from fastapi.staticfiles import StaticFiles
+
+from api.dashboard import pages, sign_in
+from api.dashboard.rendering import STATIC, build_templates
+from api.errors import install_error_handlers
+from api.middleware import ResponseHeaders
+from api.openapi import install_openapi
+from api.queries import only_known_query
+from api.routes import checkpoints, health, jobs, progress
+from api.schemas import JobCreate, PauseRequest, ProblemRead
+from api.sessions import load_signer
+from api.settings import ApiSettings
+from registry.db import create_engine, session_factory
+from registry.settings import Settings
+from registry.storage import store_for
+
+DESCRIPTION = "Name a model, a size and your text; get back a smaller, trained, evaluated model."
+
+
+def create_app(
+    settings: Settings | None = None, api_settings: ApiSettings | None = None
+) -> FastAPI:
+    """The application; settings come from the environment unless given."""
+    limits = api_settings or ApiSettings()
+    app = FastAPI(
+        title="Espalier",
+        version=version("espalier"),
+        description=DESCRIPTION,
+        # The pages of these load scripts from another host.
+        docs_url=None,
+        redoc_url=None,
+        lifespan=_lifespan,
+        max_body_size=limits.max_body_bytes,
+        dependencies=[Depends(only_known_query)],
+        separate_input_output_schemas=False,
+    )
+    _open(app, settings or Settings(), limits)
+    for router in (health.router, jobs.router, progress.router, checkpoints.router):
+        app.include_router(router)
+    app.include_router(sign_in.router, include_in_schema=False)
+    app.include_router(pages.router, include_in_schema=False)
+    app.mount("/static", StaticFiles(directory=STATIC), name="static")
+    app.add_middleware(ResponseHeaders)
+    install_error_handlers(app)
+    app.add_exception_handler(pages.SignInNeeded, pages.redirect_to_sign_in)
+    install_openapi(app, models=(JobCreate, PauseRequest, ProblemRead))
+    return app
+
+
+def _open(app: FastAPI, settings: Settings, api_settings: ApiSettings) -> None:
+    """Everything a request may need, made once; nothing connects before it is used."""
+    given = api_settings.session_secret
+    app.state.settings = settings
+    app.state.api_settings = api_settings
+    app.state.engine = create_engine(settings)
+    app.state.sessions = session_factory(app.state.engine)
+    app.state.store = store_for(settings.artifacts_url)
+    app.state.signer = load_signer(settings.data_dir, given and given.get_secret_value())
+    app.state.templates = build_templates()
+    app.state.stopping = threading.Event()
+
+
+@asynccontextmanager
+async def _lifespan(app: FastAPI) -> AsyncIterator[None]:
+    yield
+    app.state.stopping.set()
+    app.state.engine.dispose()

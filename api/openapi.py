@@ -1,0 +1,126 @@
+"""What FastAPI cannot derive of the OpenAPI document, and what is read back from it."""
+
+import re
+from collections.abc import Mapping, Sequence
+from functools import lru_cache
+from typing import Any
+
+from fastapi import FastAPI
+from pydantic import BaseModel
+from starlette.routing import compile_path
+
+
+def allowed_methods(app: FastAPI, path: str) -> list[str]:
+    """The methods offered at a path over all routes; the router knows only those of one route."""
+    methods: set[str] = set()
+    for pattern, operations in _patterns(app):
+        if pattern.match(path):
+            methods |= operations
+    return sorted(methods)
+
+
+@lru_cache(maxsize=4)
+def _patterns(app: FastAPI) -> tuple[tuple[re.Pattern[str], frozenset[str]], ...]:
+    paths: Mapping[str, Any] = app.openapi()["paths"]
+    return tuple(
+        (compile_path(path)[0], frozenset(method.upper() for method in operations))
+        for path, operations in paths.items()
+    )
+
+
+def problems(*statuses: int) -> dict[int | str, dict[str, Any]]:
+    """The `responses` of a route that may answer these problems."""
+    content = {"application/problem+json": {"schema": {"$ref": _PROBLEM}}}
+    return {status: {"description": _MEANINGS[status], "content": content} for status in statuses}
+
+
+def body_of(model: str, *, required: bool = True) -> dict[str, Any]:
+    """The `openapi_extra` of a route that reads its body itself (`api.bodies`)."""
+    schema = {"$ref": f"#/components/schemas/{model}"}
+    return {
+        "requestBody": {"required": required, "content": {"application/json": {"schema": schema}}}
+    }
+
+
+_PROBLEM = "#/components/schemas/ProblemRead"
+_MEANINGS = {
+    400: "The request cannot be understood.",
+    401: "No valid API key.",
+    403: "The key lacks a scope.",
+    404: "There is no such thing, or it is not yours.",
+    409: "Not possible now.",
+    410: "It was deleted.",
+    413: "The body is too large.",
+    415: "The body is not JSON.",
+    416: "The range lies outside the file.",
+    422: "The request is not valid.",
+    503: "A part of the service is down.",
+}
+_STRING = {"type": "string"}
+_SIMPLE_FORMS: Mapping[tuple[str, str], Mapping[str, Any]] = {
+    ("JobCreate", "model"): {
+        **_STRING,
+        "minLength": 1,
+        "pattern": r"^(/.*|[\w.-]+(/[\w.-]+)?(@[\w./-]*)?)$",
+        "description": "`org/name`, `org/name@revision`, or a path on the worker.",
+    },
+    ("JobCreate", "target"): {
+        **_STRING,
+        "pattern": r"^[1-9][0-9]{0,5}[KMB]$|^[1-9][0-9]?%$",
+        "description": "`100M` parameters, or `30%` of the prunable parameters removed.",
+    },
+    ("JobCreate", "data"): {
+        **_STRING,
+        "pattern": r"^[\w.-]+(/[\w.-]+)?(:[\w.-]+)?$",
+        "description": "`org/name`, `org/name:config`, or a path on the worker.",
+    },
+    ("Data", "train"): {**_STRING, "description": "One domain: `org/name:config` or a path."},
+    ("Data", "evaluation"): {**_STRING, "description": "`org/name:config` or a path."},
+    ("Domain", "source"): {**_STRING, "description": "`org/name:config` or a path."},
+}
+"""Where a person may write a string for an object: the validators accept it, the schema must say so."""
+
+
+def install_openapi(app: FastAPI, *, models: Sequence[type[BaseModel]]) -> None:
+    """Complete the document: models that routes read by themselves, and the simple forms."""
+    derive = app.openapi
+
+    def openapi() -> dict[str, Any]:
+        if app.openapi_schema is None:
+            document = derive()
+            schemas = document["components"]["schemas"]
+            for model in models:
+                _add_model(schemas, model)
+            _add_simple_forms(schemas)
+            _drop_default_validation(document)
+        return derive()
+
+    app.openapi = openapi  # type: ignore[method-assign]  # FastAPI's documented way to extend it.
+
+
+def _add_model(schemas: dict[str, Any], model: type[BaseModel]) -> None:
+    schema = model.model_json_schema(ref_template="#/components/schemas/{model}")
+    for name, part in schema.pop("$defs", {}).items():
+        schemas.setdefault(name, part)
+    schemas[model.__name__] = schema
+
+
+def _add_simple_forms(schemas: dict[str, Any]) -> None:
+    for (model, field), form in _SIMPLE_FORMS.items():
+        long_form = schemas[model]["properties"][field]
+        described = {
+            key: long_form.pop(key) for key in ("title", "description") if key in long_form
+        }
+        schemas[model]["properties"][field] = {**described, "anyOf": [dict(form), long_form]}
+
+
+def _drop_default_validation(document: dict[str, Any]) -> None:
+    """Replace the framework's own 422 shape, which this API never answers."""
+    problem = problems(422)[422]
+    for operations in document["paths"].values():
+        for operation in operations.values():
+            content = operation.get("responses", {}).get("422", {}).get("content", {})
+            if "application/json" in content:
+                operation["responses"]["422"] = problem
+    for name in ("HTTPValidationError", "ValidationError"):
+        document["components"]["schemas"].pop(name, None)

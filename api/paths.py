@@ -1,0 +1,38 @@
+"""Which directories of the worker's disk a request may name."""
+
+from collections.abc import Iterator
+
+from api.errors import Problem
+from pruning.recipe import DataSource, PathData, PathModel, Recipe
+from registry.settings import Settings
+
+
+def refuse_forbidden_paths(recipe: Recipe, settings: Settings) -> None:
+    """Refuse `path` models and data outside the operator's roots.
+
+    Raises:
+        Problem: 422 `path_forbidden`, naming the field and the roots.
+    """
+    for param, path in _paths(recipe):
+        if "\0" in path or not settings.allows_path(path):
+            roots = [str(root) for root in settings.allowed_paths]
+            allowed = ", ".join(roots) or "none: the operator has allowed no directory"
+            raise Problem(
+                "path_forbidden",
+                f"{param}: {path!r} is not under an allowed root ({allowed})",
+                param=param,
+                extensions={"allowed_roots": roots},
+            )
+
+
+def _paths(recipe: Recipe) -> Iterator[tuple[str, str]]:
+    if isinstance(recipe.model, PathModel):
+        yield "model.path", recipe.model.path
+    sources: list[tuple[str, DataSource | None]] = [
+        (f"data.train.{index}.source.path", domain.source)
+        for index, domain in enumerate(recipe.data.train)
+    ]
+    sources.append(("data.evaluation.path", recipe.data.evaluation))
+    for param, source in sources:
+        if isinstance(source, PathData):
+            yield param, source.path

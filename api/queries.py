@@ -1,0 +1,75 @@
+"""Query parameters: what is not offered is refused, so that a misspelt filter never lists everything."""
+
+from collections.abc import Iterator
+from datetime import UTC, datetime
+from typing import Annotated, Literal
+
+from fastapi import Query, Request
+from fastapi.dependencies.models import Dependant
+from pydantic import AwareDatetime, BaseModel, ConfigDict, Field
+
+from api.errors import Problem
+from registry.status import JobStatus
+
+MAX_POINTS = 10_000
+
+
+def only_known_query(request: Request) -> None:
+    """Refuse unknown query parameters, and text no database can hold.
+
+    Raises:
+        Problem: 422 naming the parameter, or 404 for a path no row can have.
+    """
+    known = set(_query_names(request.scope["route"].dependant))
+    errors = [
+        {"param": name, "code": "extra_forbidden", "message": "there is no such parameter"}
+        for name in request.query_params
+        if name not in known
+    ]
+    if errors:
+        names = ", ".join(sorted(known)) or "none"
+        detail = f"{errors[0]['param']}: there is no such parameter; there are: {names}"
+        raise Problem("validation_error", detail, param=errors[0]["param"], errors=errors)
+    for name, value in request.query_params.multi_items():
+        if "\0" in value:
+            raise Problem("validation_error", f"{name}: may not contain U+0000", param=name)
+    if any("\0" in str(value) for value in request.path_params.values()):
+        raise Problem("not_found", "There is nothing here.")
+
+
+def _query_names(dependant: Dependant) -> Iterator[str]:
+    for field in dependant.query_params:
+        annotation = field.field_info.annotation
+        if isinstance(annotation, type) and issubclass(annotation, BaseModel):
+            yield from annotation.model_fields
+        else:
+            yield field.alias
+    for part in dependant.dependencies:
+        yield from _query_names(part)
+
+
+class JobQuery(BaseModel):
+    """How a list of jobs is narrowed and paged."""
+
+    model_config = ConfigDict(extra="ignore")
+
+    limit: int = Field(20, ge=1, le=100, description="Jobs per page.")
+    after: str | None = Field(None, description="Id of the last job of the page before.")
+    order: Literal["asc", "desc"] = Field("desc", description="By time of creation.")
+    status: list[JobStatus] = Field([], description="Only these statuses; may be repeated.")
+    model: str | None = Field(None, description="Only jobs of this model.")
+    created_after: AwareDatetime | None = Field(None, description="Only jobs created after this.")
+    created_before: AwareDatetime | None = Field(None, description="Only jobs created before this.")
+
+
+JobQueryDep = Annotated[JobQuery, Query()]
+
+
+def as_utc(at: datetime | None) -> datetime | None:
+    """The same moment in UTC, or the nearest that UTC can express."""
+    if at is None:
+        return None
+    try:
+        return at.astimezone(UTC)
+    except OverflowError:
+        return (datetime.min if at.year < 1000 else datetime.max).replace(tzinfo=UTC)

@@ -1,0 +1,96 @@
+"""The readiness checks, each bounded in time so that a hanging part is reported and not joined."""
+
+import tempfile
+from collections.abc import Callable, Mapping
+from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import TimeoutError as Overdue
+from datetime import timedelta
+from functools import lru_cache
+from importlib.util import find_spec
+from pathlib import Path
+from typing import Literal
+
+from alembic.runtime.migration import MigrationContext
+from alembic.script import ScriptDirectory
+from sqlalchemy import Engine, select, text
+from sqlalchemy.exc import SQLAlchemyError
+
+from api.schemas import Check
+from registry.db import SessionFactory, database_now, reading
+from registry.errors import RegistryError
+from registry.settings import Settings
+from registry.storage import ArtifactStore, LocalStore
+from registry.tables import Worker
+
+Severity = Literal["ok", "degraded", "failed"]
+_ORDER: tuple[Severity, ...] = ("ok", "degraded", "failed")
+
+
+def run_checks(checks: Mapping[str, Callable[[], Check]], *, seconds: float) -> dict[str, Check]:
+    """All checks at once; one that raises or takes longer than `seconds` has failed."""
+    pool = ThreadPoolExecutor(max_workers=len(checks), thread_name_prefix="readiness")
+    try:
+        running = {name: pool.submit(check) for name, check in checks.items()}
+        results = {}
+        for name, future in running.items():
+            try:
+                results[name] = future.result(timeout=seconds)
+            except Overdue:
+                results[name] = Check(status="failed", detail=f"no answer in {seconds:g} s")
+            except (SQLAlchemyError, RegistryError, OSError) as error:
+                results[name] = Check(status="failed", detail=type(error).__name__)
+        return results
+    finally:
+        pool.shutdown(wait=False, cancel_futures=True)
+
+
+def worst_of(checks: Mapping[str, Check]) -> Severity:
+    """The most severe status among the checks."""
+    return max((check.status for check in checks.values()), key=_ORDER.index, default="ok")
+
+
+def check_database(engine: Engine) -> Check:
+    """The database answers."""
+    with engine.connect() as connection:
+        connection.execution_options(reading=True).execute(text("SELECT 1"))
+    return Check(status="ok")
+
+
+def check_migrations(engine: Engine) -> Check:
+    """The schema is the one this code was written for."""
+    with engine.connect() as connection:
+        context = MigrationContext.configure(connection.execution_options(reading=True))
+        found = set(context.get_current_heads())
+    wanted = _newest_revisions()
+    if found == wanted:
+        return Check(status="ok")
+    detail = f"at {', '.join(sorted(found)) or 'nothing'}, need {', '.join(sorted(wanted))}"
+    return Check(status="failed", detail=detail)
+
+
+@lru_cache(maxsize=1)
+def _newest_revisions() -> frozenset[str]:
+    spec = find_spec("migrations")
+    if spec is None or not spec.submodule_search_locations:
+        raise FileNotFoundError("the package migrations is not installed")
+    root = Path(next(iter(spec.submodule_search_locations)))
+    return frozenset(ScriptDirectory(str(root)).get_heads())
+
+
+def check_artifacts(store: ArtifactStore) -> Check:
+    """The artifact store takes a file."""
+    store.require_space(0)
+    if isinstance(store, LocalStore):
+        with tempfile.TemporaryFile(dir=store.root) as file:
+            file.write(b"ready")
+    return Check(status="ok")
+
+
+def check_worker(sessions: SessionFactory, settings: Settings) -> Check:
+    """A worker has been heard of lately; without one jobs wait."""
+    with reading(sessions) as session:
+        since = database_now(session) - timedelta(seconds=settings.worker_timeout_seconds)
+        query = select(Worker.id).where(Worker.status == "online", Worker.heartbeat_at > since)
+        if session.scalars(query.limit(1)).first() is None:
+            return Check(status="degraded", detail="no live worker: jobs wait in the queue")
+    return Check(status="ok")

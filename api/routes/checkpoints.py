@@ -1,0 +1,117 @@
+"""Checkpoints: what a job published, what was measured of it, and its files."""
+
+from typing import Annotated
+
+from fastapi import APIRouter, Header, Request, Response
+from sqlalchemy.orm import Session
+
+from api.deps import CheckpointReader, JobsReader, ReadSession, StoreDep
+from api.errors import Problem
+from api.openapi import problems
+from api.representations import read_checkpoint, read_evaluation, read_files
+from api.schemas import CheckpointList, CheckpointRead, EvaluationList, FileList
+from api.serving import serve_blob
+from registry import checkpoints, jobs
+from registry.tables import Checkpoint
+
+router = APIRouter(prefix="/v1", tags=["checkpoints"])
+_REFUSALS = problems(401, 403, 404, 422)
+
+
+@router.get("/jobs/{job_id}/checkpoints", summary="List checkpoints", responses=_REFUSALS)
+def list_checkpoints(job_id: str, who: JobsReader, session: ReadSession) -> CheckpointList:
+    """The checkpoints of a job, oldest first."""
+    jobs.get(session, who.tenant_id, job_id)
+    return CheckpointList(data=read_checkpoints(session, job_id))
+
+
+def read_checkpoints(session: Session, job_id: str) -> list[CheckpointRead]:
+    """Every checkpoint of a job with its files and measurements."""
+    evaluations = checkpoints.evaluations_for_job(session, job_id)
+    return [
+        read_checkpoint(row, checkpoints.files(session, row.id), evaluations)
+        for row in checkpoints.list_for_job(session, job_id)
+    ]
+
+
+@router.get("/jobs/{job_id}/evaluations", summary="List evaluations of a job", responses=_REFUSALS)
+def list_job_evaluations(job_id: str, who: JobsReader, session: ReadSession) -> EvaluationList:
+    """Everything measured in a job: of the base model, after each cut, after each recovery."""
+    jobs.get(session, who.tenant_id, job_id)
+    rows = checkpoints.evaluations_for_job(session, job_id)
+    return EvaluationList(data=[read_evaluation(row) for row in rows])
+
+
+@router.get("/checkpoints/{checkpoint_id}", summary="Read a checkpoint", responses=_REFUSALS)
+def get_checkpoint(
+    checkpoint_id: str, who: CheckpointReader, session: ReadSession
+) -> CheckpointRead:
+    """A checkpoint, also one whose files were deleted."""
+    row = checkpoints.get(session, who.tenant_id, checkpoint_id)
+    evaluations = checkpoints.evaluations_for_job(session, row.job_id)
+    return read_checkpoint(row, checkpoints.files(session, row.id), evaluations)
+
+
+@router.get(
+    "/checkpoints/{checkpoint_id}/evaluations",
+    summary="List evaluations of a checkpoint",
+    responses=_REFUSALS,
+)
+def list_checkpoint_evaluations(
+    checkpoint_id: str, who: CheckpointReader, session: ReadSession
+) -> EvaluationList:
+    """What was measured of one checkpoint, before and after its recovery."""
+    row = checkpoints.get(session, who.tenant_id, checkpoint_id)
+    rows = checkpoints.evaluations_for_checkpoint(session, row.id)
+    return EvaluationList(data=[read_evaluation(one) for one in rows])
+
+
+@router.get(
+    "/checkpoints/{checkpoint_id}/files",
+    summary="List files",
+    responses=problems(401, 403, 404, 410, 422),
+)
+def list_files(checkpoint_id: str, who: CheckpointReader, session: ReadSession) -> FileList:
+    """The files of a checkpoint with size and sha256."""
+    row = _present(checkpoints.get(session, who.tenant_id, checkpoint_id))
+    return FileList(data=read_files(row.id, checkpoints.files(session, row.id)))
+
+
+_FILE = "/checkpoints/{checkpoint_id}/files/{path:path}"
+_FILE_RESPONSES = {
+    200: {"description": "The whole file.", "content": {"application/octet-stream": {}}},
+    206: {"description": "The ranges asked for.", "content": {"application/octet-stream": {}}},
+    304: {"description": "You have it: the ETag is the sha256."},
+    **problems(401, 403, 404, 410, 416, 422),
+}
+
+
+@router.head(_FILE, summary="Describe a file", response_class=Response, responses=_FILE_RESPONSES)
+@router.get(_FILE, summary="Download a file", response_class=Response, responses=_FILE_RESPONSES)
+def download_file(
+    request: Request,
+    checkpoint_id: str,
+    path: str,
+    who: CheckpointReader,
+    session: ReadSession,
+    store: StoreDep,
+    _range: Annotated[
+        str | None, Header(alias="Range", description="`bytes=…`, to go on where a download ended.")
+    ] = None,
+) -> Response:
+    """One file, whole or in ranges.
+
+    `path` is only compared with the names in the manifest; no path of the server is made from it.
+    """
+    row = _present(checkpoints.get(session, who.tenant_id, checkpoint_id))
+    file = checkpoints.get_file(session, row.id, path)
+    local = store.local_path(file.sha256)
+    if local is None:
+        raise Problem("storage_error", f"{path}: its bytes are missing from the artifact store")
+    return serve_blob(request, local, name=file.path, sha256=file.sha256)
+
+
+def _present(row: Checkpoint) -> Checkpoint:
+    if row.status == "deleted":
+        raise Problem("checkpoint_deleted", f"checkpoint {row.id!r} was deleted")
+    return row

@@ -1,0 +1,228 @@
+"""Jobs: create, list, read, steer, delete."""
+
+import asyncio
+import time
+from typing import Annotated, Any
+
+from fastapi import APIRouter, Depends, Header, Query, Request, Response
+from fastapi.concurrency import run_in_threadpool
+from fastapi.responses import JSONResponse
+
+from api.bodies import Body, json_body
+from api.deps import (
+    JobsDeleter,
+    JobsReader,
+    JobsWriter,
+    ReadSession,
+    SettingsDep,
+    WriteSession,
+)
+from api.openapi import body_of, problems
+from api.paths import refuse_forbidden_paths
+from api.queries import JobQueryDep, as_utc
+from api.representations import read_job, read_jobs
+from api.schemas import JobCreate, JobDryRun, JobPage, JobRead, PauseRequest
+from api.serving import matches_etag
+from registry import idempotency, jobs
+from registry.db import reading
+from registry.jobs import JobFilter
+from registry.tables import Job
+
+router = APIRouter(prefix="/v1/jobs", tags=["jobs"])
+
+CreateBody = Annotated[Body[JobCreate], Depends(json_body(JobCreate))]
+PauseBody = Annotated[Body[PauseRequest], Depends(json_body(PauseRequest, optional=True))]
+IdempotencyKey = Annotated[
+    str | None,
+    Header(
+        pattern=r"^[\x21-\x7e]{1,255}$",
+        description="Sending the same request again under the same key answers the same job.",
+    ),
+]
+
+
+@router.post(
+    "",
+    status_code=201,
+    response_model=JobRead,
+    summary="Create a job",
+    openapi_extra=body_of("JobCreate"),
+    responses={
+        200: {"model": JobDryRun, "description": "Valid; nothing was stored (`dry_run`)."},
+        **problems(400, 401, 403, 409, 413, 415, 422),
+    },
+)
+def create_job(
+    who: JobsWriter,
+    body: CreateBody,
+    session: WriteSession,
+    settings: SettingsDep,
+    idempotency_key: IdempotencyKey = None,
+    dry_run: Annotated[bool, Query(description="Validate and resolve, but store nothing.")] = False,
+) -> Response:
+    """Queue a pruning job. Three fields are enough: `model`, `target`, `data`."""
+    refuse_forbidden_paths(body.value, settings)
+    if dry_run:
+        resolved = body.value.recipe.model_dump(mode="json")
+        return JSONResponse(JobDryRun(resolved=resolved).model_dump(mode="json"))
+    if idempotency_key is None:
+        return _created(_create(session, who.tenant_id, body))
+    fingerprint = idempotency.fingerprint("POST", "/v1/jobs", body.written)
+    replay = idempotency.begin(
+        session, tenant_id=who.tenant_id, key=idempotency_key, fingerprint=fingerprint
+    )
+    if replay is not None:
+        return _created(replay.response, {"Idempotency-Replayed": "true"})
+    answer = _create(session, who.tenant_id, body)
+    idempotency.complete(
+        session,
+        tenant_id=who.tenant_id,
+        key=idempotency_key,
+        status_code=201,
+        response=answer,
+    )
+    return _created(answer)
+
+
+def _create(session: WriteSession, tenant_id: str, body: Body[JobCreate]) -> dict[str, Any]:
+    wanted = body.value
+    job = jobs.create(
+        session,
+        tenant_id=tenant_id,
+        recipe=wanted.recipe,
+        spec=body.written,
+        name=wanted.name,
+        metadata=wanted.metadata,
+        priority=wanted.priority,
+        max_attempts=wanted.limits.max_attempts,
+        max_runtime_seconds=wanted.limits.max_runtime_s,
+    )
+    session.flush()
+    return read_job(session, job).model_dump(mode="json")
+
+
+def _created(answer: dict[str, Any], headers: dict[str, str] | None = None) -> Response:
+    location = {"Location": f"/v1/jobs/{answer['id']}", "ETag": f'"v{answer["version"]}"'}
+    return JSONResponse(answer, 201, {**location, **(headers or {})})
+
+
+@router.get("", summary="List jobs", responses=problems(400, 401, 403, 422))
+def list_jobs(who: JobsReader, query: JobQueryDep, session: ReadSession) -> JobPage:
+    """The jobs of your tenant, newest first. Pages stay in place while jobs are added."""
+    page = jobs.list_page(
+        session,
+        who.tenant_id,
+        limit=query.limit,
+        after=query.after,
+        order=query.order,
+        where=JobFilter(
+            statuses=query.status,
+            model=query.model,
+            created_after=as_utc(query.created_after),
+            created_before=as_utc(query.created_before),
+        ),
+    )
+    return JobPage(
+        data=read_jobs(session, page.items),
+        has_more=page.has_more,
+        first_id=page.items[0].id if page.items else None,
+        last_id=page.items[-1].id if page.items else None,
+    )
+
+
+async def long_poll(
+    request: Request,
+    job_id: str,
+    who: JobsReader,
+    wait: Annotated[
+        float, Query(ge=0, le=60, description="Seconds to wait for a version above `if_version`.")
+    ] = 0,
+    if_version: Annotated[int | None, Query(ge=0, description="The version you have.")] = None,
+) -> None:
+    """Return once the job's version differs from `if_version`, or after `wait` seconds."""
+    if not wait or if_version is None:
+        return
+    ends = time.monotonic() + wait
+    poll_seconds = request.app.state.api_settings.poll_seconds
+    while await run_in_threadpool(_version, request, who.tenant_id, job_id) == if_version:
+        left = ends - time.monotonic()
+        if left <= 0 or await request.is_disconnected():
+            return
+        await asyncio.sleep(min(poll_seconds, left))
+
+
+def _version(request: Request, tenant_id: str, job_id: str) -> int:
+    with reading(request.app.state.sessions) as session:
+        return jobs.get(session, tenant_id, job_id).version
+
+
+@router.get(
+    "/{job_id}",
+    response_model=JobRead,
+    summary="Read a job",
+    dependencies=[Depends(long_poll)],
+    responses={304: {"description": "Unchanged."}, **problems(401, 403, 404, 422)},
+)
+def get_job(
+    job_id: str,
+    who: JobsReader,
+    session: ReadSession,
+    if_none_match: Annotated[str | None, Header(description="An ETag you have.")] = None,
+) -> Response:
+    """A job as it is now; with `wait` and `if_version`, as soon as it has changed."""
+    job = jobs.get(session, who.tenant_id, job_id)
+    headers = {"ETag": f'"v{job.version}"', "Cache-Control": "private, no-cache"}
+    if matches_etag(if_none_match, headers["ETag"]):
+        return Response(status_code=304, headers=headers)
+    return JSONResponse(read_job(session, job).model_dump(mode="json"), headers=headers)
+
+
+_STEERING = problems(401, 403, 404, 409, 422)
+
+
+@router.post("/{job_id}/cancel", status_code=202, summary="Cancel", responses=_STEERING)
+def cancel_job(job_id: str, who: JobsWriter, session: WriteSession) -> JobRead:
+    """Stop a job for good; its checkpoints stay. Repeating it changes nothing."""
+    job = _locked(session, who.tenant_id, job_id)
+    jobs.request_cancel(session, job)
+    return read_job(session, job)
+
+
+@router.post(
+    "/{job_id}/pause",
+    status_code=202,
+    summary="Pause",
+    openapi_extra=body_of("PauseRequest", required=False),
+    responses=problems(400, 401, 403, 404, 409, 413, 415, 422),
+)
+def pause_job(job_id: str, who: JobsWriter, body: PauseBody, session: WriteSession) -> JobRead:
+    """Stop at the next boundary (`save`) or at once, losing what came after the last checkpoint."""
+    job = _locked(session, who.tenant_id, job_id)
+    jobs.request_pause(session, job, body.value.checkpoint)
+    return read_job(session, job)
+
+
+@router.post("/{job_id}/resume", status_code=202, summary="Resume", responses=_STEERING)
+def resume_job(job_id: str, who: JobsWriter, session: WriteSession) -> JobRead:
+    """Queue a paused job again; it goes on from its last checkpoint."""
+    job = _locked(session, who.tenant_id, job_id)
+    jobs.resume(session, job)
+    return read_job(session, job)
+
+
+@router.post("/{job_id}/retry", status_code=202, summary="Retry", responses=_STEERING)
+def retry_job(job_id: str, who: JobsWriter, session: WriteSession) -> JobRead:
+    """Queue a failed or cancelled job again; it goes on from its last checkpoint."""
+    job = _locked(session, who.tenant_id, job_id)
+    jobs.retry(session, job)
+    return read_job(session, job)
+
+
+@router.delete("/{job_id}", status_code=204, summary="Delete", responses=_STEERING)
+def delete_job(job_id: str, who: JobsDeleter, session: WriteSession) -> None:
+    """Remove an ended job and what it stored."""
+    jobs.delete(session, _locked(session, who.tenant_id, job_id))
+
+
+def _locked(session: WriteSession, tenant_id: str, job_id: str) -> Job:
+    return jobs.get(session, tenant_id, job_id, for_update=True)

@@ -1,0 +1,23 @@
+"""Settings of the HTTP process alone; where things are kept is in `registry.settings`."""
+
+from pydantic import Field, SecretStr
+from pydantic_settings import BaseSettings, SettingsConfigDict
+
+
+class ApiSettings(BaseSettings):
+    """Everything an operator may set about the API, from `ESPALIER_*`."""
+
+    model_config = SettingsConfigDict(env_prefix="ESPALIER_", frozen=True, extra="ignore")
+
+    session_secret: SecretStr | None = Field(
+        None,
+        min_length=16,
+        description="Signs dashboard sessions; the same in every API process. "
+        "Default: made once and kept in `data_dir`.",
+    )
+    max_body_bytes: int = Field(1 << 20, gt=0, description="Larger requests are refused.")
+    poll_seconds: float = Field(
+        0.25, gt=0, description="How often streams and long polls look at the database."
+    )
+    max_wait_seconds: float = Field(60.0, gt=0, description="The longest long poll.")
+    readiness_seconds: float = Field(1.0, gt=0, description="What each readiness check may take.")
