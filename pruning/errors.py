@@ -1,6 +1,7 @@
 """What can go wrong in a run, each with the code that a job reports.
 
 PruningError
+├── InvalidRecipe         the description of the run itself
 ├── InvalidModel          the model cannot be opened, or not safely
 │   ├── UnsupportedModel  its architecture has no adapter
 │   └── ModelNotFound     no such repository, revision or path
@@ -29,6 +30,10 @@ class PruningError(Exception):
         self.message = message
         self.param = param
         self.hint = hint
+
+
+class InvalidRecipe(PruningError):
+    code = "invalid_recipe"
 
 
 class InvalidModel(PruningError):

@@ -5,6 +5,7 @@
 """
 
 import gzip
+import io
 import json
 from collections.abc import Iterator
 from dataclasses import dataclass, field
@@ -181,7 +182,7 @@ def _open(path: Path) -> IO[bytes]:
     if path.suffix == ".gz":
         return cast(IO[bytes], gzip.open(path, "rb"))
     if path.suffix == ".zst":
-        return cast(IO[bytes], zstandard.open(path, "rb"))
+        return cast(IO[bytes], io.BufferedReader(zstandard.open(path, "rb")))
     return path.open("rb")
 
 

@@ -1,0 +1,192 @@
+"""Checkpoints: a Hugging Face directory with its manifest, and beside it what exact resuming needs.
+
+increment-0003/
+    config.json, generation_config.json, model.safetensors (output.dtype), tokenizer files
+    training_state/weights.safetensors      fp32 master weights
+    training_state/optimizer.safetensors    moments and the random generator
+    training_state/state.json               everything else, as JSON
+    manifest.json                           written last; the directory is then renamed into place
+"""
+
+import copy
+import json
+import shutil
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors import SafetensorError
+from safetensors.torch import load_file, save_file
+from torch import Tensor, nn
+from transformers import PreTrainedModel, PreTrainedTokenizerBase
+
+from pruning.errors import CheckpointCorrupt, InvalidModel
+from pruning.manifest import (
+    MANIFEST_NAME,
+    TRAINING_STATE,
+    FileDigest,
+    Manifest,
+    digest_file,
+    read_manifest,
+    write_manifest,
+)
+from pruning.models.load import load_base_model
+from pruning.recipe import PathModel
+
+_WEIGHTS = "model.safetensors"
+_MASTER_WEIGHTS = "weights.safetensors"
+_OPTIMIZER = "optimizer.safetensors"
+_STATE = "state.json"
+_RANDOM_STATE = "random_state"
+
+
+@dataclass(frozen=True, kw_only=True)
+class Saved:
+    """A checkpoint that lies complete on disk."""
+
+    directory: Path
+    manifest: Manifest
+    manifest_sha256: str
+
+
+@dataclass(frozen=True, kw_only=True)
+class Resumable:
+    """A checkpoint opened to go on from: `model` holds the fp32 master weights."""
+
+    model: PreTrainedModel
+    tokenizer: PreTrainedTokenizerBase
+    manifest: Manifest
+    manifest_sha256: str
+    state: Mapping[str, Any]
+    optimizer_tensors: Mapping[str, Tensor]
+
+
+def increment_directory(increment: int) -> str:
+    """The name of an increment's directory."""
+    return f"increment-{increment:04d}"
+
+
+def save_checkpoint(
+    out_dir: Path,
+    manifest: Manifest,
+    *,
+    model: PreTrainedModel,
+    tokenizer: PreTrainedTokenizerBase,
+    optimizer: torch.optim.Optimizer,
+    state: Mapping[str, Any],
+) -> Saved:
+    """Write one increment's checkpoint; `files` and `num_bytes` of the manifest are filled in here.
+
+    An interrupted call leaves only a directory that begins with a dot, which the next call removes.
+    """
+    directory = out_dir / increment_directory(manifest.increment)
+    unfinished = out_dir / f".{directory.name}"
+    for left_over in (unfinished, directory):
+        shutil.rmtree(left_over, ignore_errors=True)
+    (unfinished / TRAINING_STATE).mkdir(parents=True)
+    _save_model(model, unfinished, getattr(torch, manifest.dtype))
+    tokenizer.save_pretrained(unfinished)
+    _save_training_state(model, optimizer, state, unfinished / TRAINING_STATE)
+    files = _digests(unfinished)
+    complete = manifest.model_copy(update={"files": files, "num_bytes": files[_WEIGHTS].num_bytes})
+    manifest_sha256 = write_manifest(complete, unfinished)
+    unfinished.replace(directory)
+    return Saved(directory=directory, manifest=complete, manifest_sha256=manifest_sha256)
+
+
+def _save_model(model: PreTrainedModel, directory: Path, dtype: torch.dtype) -> None:
+    # Not save_pretrained: it would write the dtype of the fp32 master weights into the config.
+    config = copy.deepcopy(model.config)
+    config.dtype = dtype
+    config.architectures = [type(model).__name__]
+    config.save_pretrained(directory)
+    if model.generation_config is not None:
+        model.generation_config.save_pretrained(directory)
+    weights = {name: tensor.to(dtype).contiguous() for name, tensor in _weights(model).items()}
+    save_file(weights, directory / _WEIGHTS, metadata={"format": "pt"})
+
+
+def _weights(model: nn.Module) -> dict[str, Tensor]:
+    """Parameters and persistent buffers by name, tied ones once under their first name."""
+    tied = {name for name, _ in model.named_parameters(remove_duplicate=False)} - {
+        name for name, _ in model.named_parameters()
+    }
+    return {name: t.detach() for name, t in model.state_dict().items() if name not in tied}
+
+
+def _save_training_state(
+    model: nn.Module,
+    optimizer: torch.optim.Optimizer,
+    state: Mapping[str, Any],
+    directory: Path,
+) -> None:
+    weights = {name: tensor.contiguous() for name, tensor in _weights(model).items()}
+    save_file(weights, directory / _MASTER_WEIGHTS)
+    tensors = {
+        f"{kind}.{name}": moment.contiguous()
+        for name, parameter in model.named_parameters()
+        for kind, moment in optimizer.state.get(parameter, {}).items()
+    }
+    tensors[_RANDOM_STATE] = torch.get_rng_state()
+    save_file(tensors, directory / _OPTIMIZER)
+    (directory / _STATE).write_text(json.dumps(state), encoding="utf-8")
+
+
+def _digests(directory: Path) -> dict[str, FileDigest]:
+    return {
+        path.relative_to(directory).as_posix(): digest_file(path)
+        for path in sorted(directory.rglob("*"))
+        if path.is_file()
+    }
+
+
+def load_checkpoint(directory: Path) -> Resumable:
+    """Verify and open a checkpoint to resume from.
+
+    Raises:
+        CheckpointCorrupt: a file is missing, differs from the manifest, or does not fit the others.
+    """
+    manifest = read_manifest(directory)
+    manifest.verify(directory)
+    training_state = directory / TRAINING_STATE
+    try:
+        loaded = load_base_model(PathModel(path=str(directory)), dtype=torch.float32)
+        _load_weights(loaded.model, load_file(training_state / _MASTER_WEIGHTS))
+        return Resumable(
+            model=loaded.model,
+            tokenizer=loaded.tokenizer,
+            manifest=manifest,
+            manifest_sha256=digest_file(directory / MANIFEST_NAME).sha256,
+            state=json.loads((training_state / _STATE).read_text(encoding="utf-8")),
+            optimizer_tensors=load_file(training_state / _OPTIMIZER),
+        )
+    except (OSError, ValueError, SafetensorError, InvalidModel) as error:
+        raise CheckpointCorrupt(f"{directory}: {error}") from error
+
+
+@torch.no_grad()
+def _load_weights(model: nn.Module, weights: Mapping[str, Tensor]) -> None:
+    into = _weights(model)
+    if set(into) != set(weights):
+        raise ValueError(f"{_MASTER_WEIGHTS} does not name the model's parameters")
+    for name, tensor in weights.items():
+        if into[name].shape != tensor.shape:
+            raise ValueError(
+                f"{name} is {list(tensor.shape)}, the model has {list(into[name].shape)}"
+            )
+        into[name].copy_(tensor)
+
+
+def restore_optimizer(
+    optimizer: torch.optim.Optimizer, model: nn.Module, tensors: Mapping[str, Tensor]
+) -> None:
+    """Give a fresh optimizer its moments back, and torch its random generator's state."""
+    torch.set_rng_state(tensors[_RANDOM_STATE])
+    names = dict(model.named_parameters())
+    for key, tensor in tensors.items():
+        kind, _, name = key.partition(".")
+        if name in names:
+            parameter = names[name]
+            optimizer.state[parameter][kind] = tensor.to(parameter.device)

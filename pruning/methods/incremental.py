@@ -1,0 +1,212 @@
+"""Adapt-Pruner's loop (arXiv 2502.03460): small cuts, each followed by training, to the target."""
+
+from datetime import UTC, datetime
+
+import torch
+from torch import Tensor
+
+from pruning.allocation.allocate import allocate
+from pruning.checkpoint import Saved, save_checkpoint
+from pruning.data.calibration import calibration_batches
+from pruning.evaluation.perplexity import evaluate_perplexity
+from pruning.evaluation.speed import measure_speed
+from pruning.events import (
+    EvaluationStage,
+    IncrementFinished,
+    Outcome,
+    Phase,
+    PhaseChanged,
+    PruneFinished,
+)
+from pruning.importance.measure import measure_importance
+from pruning.manifest import Manifest, Measurement
+from pruning.methods.increments import Increment
+from pruning.methods.run import Run
+from pruning.models.geometry import count_parameters, layer_widths
+from pruning.models.loss import autocast
+from pruning.scores import Scores
+from pruning.surgery import apply_plan
+
+
+def prune_incrementally(run: Run) -> Outcome | None:
+    """Cut, train, evaluate and publish increment by increment; None when asked to stop.
+
+    Stopping abandons the increment in progress: what is published is always whole.
+    """
+    for increment in run.increments[run.last_increment :]:
+        cut(run, increment)
+        evaluate(run, "pruned", increment.number)
+        if not recover(run, increment):
+            return None
+        evaluate(run, "recovered", increment.number)
+        if _breaks_quality_floor(run, increment):
+            return "quality_floor"
+        publish(run, increment)
+    return "target_reached"
+
+
+def evaluate_base(run: Run) -> None:
+    """What the pruned models will be compared with."""
+    evaluate(run, "base", 0)
+    if run.recipe.evaluation.speed:
+        _measure_speed(run, "base", 0)
+
+
+def cut(run: Run, increment: Increment) -> None:
+    """Score the groups on fresh text, decide what goes, and cut model and optimizer."""
+    scores = calibrate(run, increment)
+    _enter(run, "pruning", increment.number)
+    num_parameters_before = count_parameters(run.model)
+    plan, run.debt = allocate(
+        scores,
+        run.plan,
+        run.geometry,
+        target_num_parameters=increment.target_num_parameters,
+        allocation=run.recipe.allocation,
+        axes=run.recipe.axes,
+        debt=run.debt,
+    )
+    apply_plan(run.model, plan, previous=run.plan, optimizer=run.loop.optimizer)
+    run.plan = plan
+    run.emit(
+        PruneFinished(
+            increment=increment.number,
+            num_tokens=run.num_tokens,
+            num_parameters_before=num_parameters_before,
+            num_parameters=count_parameters(run.model),
+            widths=layer_widths(run.model),
+        )
+    )
+
+
+def calibrate(run: Run, increment: Increment) -> Scores:
+    """Importance of every group, on text drawn anew for this increment."""
+    _enter(run, "calibrating", increment.number)
+    importance = run.recipe.importance
+    batches = calibration_batches(
+        run.corpus.domains,
+        importance.calibration,
+        seed=run.recipe.seed,
+        increment=increment.number,
+    )
+    on_device: list[Tensor] = [batch.to(run.device) for batch in batches]
+    with autocast(run.device, run.recipe.recovery.precision):
+        return measure_importance(run.model, on_device, importance)
+
+
+def recover(run: Run, increment: Increment) -> bool:
+    """Train up to the step where the increment ends; False when asked to stop."""
+    _enter(run, "training", increment.number)
+    finished = run.loop.train(increment.until_step, increment=increment.number, stop=run.stop)
+    return finished and not run.stop()
+
+
+def evaluate(run: Run, stage: EvaluationStage, increment: int) -> None:
+    """Held-out perplexity of the model as it stands."""
+    _enter(run, "evaluating", increment)
+    result = evaluate_perplexity(
+        run.model,
+        run.corpus.held_out,
+        context_length=run.recipe.evaluation.context_length,
+        precision=run.recipe.recovery.precision,
+        data_fingerprint=run.corpus.fingerprint,
+    )
+    run.record(
+        Measurement(
+            stage=stage,
+            increment=increment,
+            suite="perplexity",
+            metric="perplexity",
+            value=result.value,
+            stderr=result.stderr,
+            num_samples=result.num_windows,
+            protocol=result.protocol,
+        )
+    )
+
+
+def publish(run: Run, increment: Increment) -> None:
+    """Write the increment's checkpoint and announce it."""
+    final = increment is run.increments[-1]
+    if final and run.recipe.evaluation.speed:
+        _measure_speed(run, "recovered", increment.number)
+    _enter(run, "exporting", increment.number)
+    saved = save_checkpoint(
+        run.out_dir,
+        _manifest(run, increment, final=final),
+        model=run.model,
+        tokenizer=run.tokenizer,
+        optimizer=run.loop.optimizer,
+        state=run.training_state(),
+    )
+    run.last_increment = increment.number
+    run.last_num_parameters = saved.manifest.num_parameters
+    run.lineage = run.lineage.model_copy(update={"parent_manifest_sha256": saved.manifest_sha256})
+    run.emit(_increment_finished(run, saved))
+
+
+def _measure_speed(run: Run, stage: EvaluationStage, increment: int) -> None:
+    _enter(run, "evaluating", increment)
+    speed = measure_speed(run.model, dtype=getattr(torch, run.recipe.output.dtype))
+    for metric in ("prefill_tokens_per_second", "decode_tokens_per_second"):
+        run.record(
+            Measurement(
+                stage=stage,
+                increment=increment,
+                suite="speed",
+                metric=metric,
+                value=getattr(speed, metric),
+                num_samples=speed.num_repeats,
+                protocol=speed.protocol,
+            )
+        )
+
+
+def _breaks_quality_floor(run: Run, increment: Increment) -> bool:
+    floor = run.recipe.quality_floor
+    if floor is None:
+        return False
+    ratio = run.perplexity("recovered", increment.number) / run.perplexity("base", 0)
+    return ratio > floor.max
+
+
+def _manifest(run: Run, increment: Increment, *, final: bool) -> Manifest:
+    return Manifest(
+        increment=increment.number,
+        step=run.loop.progress.step,
+        num_tokens=run.num_tokens,
+        num_parameters=count_parameters(run.model),
+        base_num_parameters=run.base_num_parameters,
+        target_num_parameters=run.target_num_parameters,
+        num_bytes=0,
+        dtype=run.recipe.output.dtype,
+        final=final,
+        outcome="target_reached" if final else None,
+        widths=layer_widths(run.model),
+        measurements=tuple(run.measurements),
+        lineage=run.lineage,
+        data_fingerprint=run.corpus.fingerprint,
+        recipe=run.recipe,
+        plan=run.plan,
+        versions=run.versions,
+        created_at=datetime.now(UTC),
+        files={},
+    )
+
+
+def _increment_finished(run: Run, saved: Saved) -> IncrementFinished:
+    manifest = saved.manifest
+    return IncrementFinished(
+        increment=manifest.increment,
+        step=manifest.step,
+        num_tokens=manifest.num_tokens,
+        num_parameters=manifest.num_parameters,
+        directory=str(saved.directory.relative_to(run.out_dir)),
+        manifest_sha256=saved.manifest_sha256,
+        final=manifest.final,
+        outcome=manifest.outcome,
+    )
+
+
+def _enter(run: Run, phase: Phase, increment: int) -> None:
+    run.emit(PhaseChanged(phase=phase, increment=increment))

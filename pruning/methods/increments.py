@@ -1,0 +1,104 @@
+"""When to cut to what size, and how many optimizer steps follow each cut. Pure."""
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+from itertools import pairwise
+from typing import Literal
+
+from pruning.errors import TargetUnreachable
+from pruning.recipe import Schedule, Target
+
+BYTES_PER_PARAMETER = {"float32": 4, "bfloat16": 2, "float16": 2}
+_MIN_INCREMENTS = 3
+_SHARE_PER_INCREMENT = 0.07
+
+TokenShare = Literal["constant", "linear", "cosine"]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Increment:
+    """One prune-then-recover cycle, counted from 1."""
+
+    number: int
+    target_num_parameters: int
+    from_step: int
+    until_step: int
+
+
+def resolve_target(
+    target: Target, *, num_parameters: int, num_prunable_parameters: int, dtype: str
+) -> int:
+    """The number of parameters that a target means for one model.
+
+    Raises:
+        TargetUnreachable: it is larger than the model, or needs axes that this method does not cut.
+    """
+    if target.shape is not None:
+        raise TargetUnreachable(
+            "this method does not prune to an explicit shape",
+            param="target.shape",
+            hint="Give num_parameters, sparsity or size_bytes.",
+        )
+    if target.num_parameters is not None:
+        resolved = target.num_parameters
+    elif target.sparsity is not None:
+        resolved = num_parameters - round(target.sparsity * num_prunable_parameters)
+    else:
+        resolved = (target.size_bytes or 0) // BYTES_PER_PARAMETER[dtype]
+    if resolved > num_parameters:
+        raise TargetUnreachable(
+            f"the target of {resolved:,} parameters is above the model's {num_parameters:,}",
+            param="target",
+        )
+    return resolved
+
+
+def plan_increments(
+    *, num_parameters: int, targets: Sequence[int], total_steps: int, schedule: Schedule
+) -> tuple[Increment, ...]:
+    """Every size to pass on the way to the smallest target, in equal cuts between two targets.
+
+    Each target is the size of some increment, so that a family's checkpoints are simply those.
+    """
+    sizes = _sizes(num_parameters, sorted(set(targets), reverse=True), schedule.num_increments)
+    bounds = _step_bounds(schedule.token_share, len(sizes), total_steps)
+    return tuple(
+        Increment(number=number, target_num_parameters=size, from_step=start, until_step=end)
+        for number, (size, (start, end)) in enumerate(
+            zip(sizes, pairwise(bounds), strict=True), start=1
+        )
+    )
+
+
+def _sizes(num_parameters: int, targets: Sequence[int], num_increments: int | None) -> list[int]:
+    removed = num_parameters - targets[-1]
+    if num_increments is None:
+        automatic = math.ceil(removed / num_parameters / _SHARE_PER_INCREMENT)
+        num_increments = max(_MIN_INCREMENTS, automatic)
+    sizes: list[int] = []
+    start = num_parameters
+    for target in targets:
+        share = (start - target) / removed if removed else 1.0
+        pieces = max(1, round(num_increments * share))
+        sizes += [start - (start - target) * i // pieces for i in range(1, pieces + 1)]
+        start = target
+    return sizes
+
+
+def _step_bounds(share: TokenShare, num_increments: int, total_steps: int) -> list[int]:
+    """Steps done before the first and after each increment; they sum exactly."""
+    return [
+        round(total_steps * _cumulative_share(share, i / num_increments, num_increments))
+        for i in range(num_increments + 1)
+    ]
+
+
+def _cumulative_share(share: TokenShare, progress: float, num_increments: int) -> float:
+    """Adapt-Pruner's data split: linear gives increment i of T the share 2i / (T (T + 1))."""
+    if share == "constant":
+        return progress
+    if share == "cosine":
+        return 1 - math.cos(progress * math.pi / 2)
+    i = round(progress * num_increments)
+    return i * (i + 1) / (num_increments * (num_increments + 1))

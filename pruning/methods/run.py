@@ -1,0 +1,283 @@
+"""The state of a run: what its increments read and change, begun afresh or from a checkpoint."""
+
+import platform
+from collections.abc import Callable, Mapping
+from dataclasses import asdict, dataclass, field
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+from typing import Any
+
+import torch
+from transformers import PreTrainedModel, PreTrainedTokenizerBase
+
+from pruning.allocation.debt import Debt
+from pruning.checkpoint import load_checkpoint, restore_optimizer
+from pruning.data.corpus import Corpus
+from pruning.data.mixture import MixtureSampler
+from pruning.errors import InvalidData
+from pruning.events import Emit, EvaluationFinished, EvaluationStage, RunStarted
+from pruning.manifest import Lineage, Measurement
+from pruning.methods.increments import Increment, plan_increments, resolve_target
+from pruning.models.geometry import (
+    Geometry,
+    count_parameters,
+    count_prunable_parameters,
+    geometry_of,
+    layer_widths,
+    unpruned_plan,
+)
+from pruning.models.load import load_base_model
+from pruning.plan import PruningPlan
+from pruning.recipe import HubModel, Recipe
+from pruning.training.loop import Progress, TrainingLoop
+from pruning.training.optimizer import build_optimizer
+from pruning.training.schedule import Schedule
+
+Stop = Callable[[], bool]
+_PACKAGES = ("espalier", "torch", "transformers", "tokenizers", "safetensors")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Start:
+    """Where a run begins: at the base model, or after the last published increment."""
+
+    model: PreTrainedModel
+    tokenizer: PreTrainedTokenizerBase
+    plan: PruningPlan
+    base_num_parameters: int
+    base_num_prunable_parameters: int
+    lineage: Lineage
+    last_increment: int = 0
+    measurements: tuple[Measurement, ...] = ()
+    data_fingerprint: str | None = None
+    state: Mapping[str, Any] = field(default_factory=dict)
+    optimizer_tensors: Mapping[str, torch.Tensor] | None = None
+
+
+def start_from_base(recipe: Recipe) -> Start:
+    """Open the recipe's model in fp32."""
+    loaded = load_base_model(recipe.model, dtype=torch.float32)
+    name = recipe.model.id if isinstance(recipe.model, HubModel) else recipe.model.path
+    return Start(
+        model=loaded.model,
+        tokenizer=loaded.tokenizer,
+        plan=unpruned_plan(loaded.model),
+        base_num_parameters=count_parameters(loaded.model),
+        base_num_prunable_parameters=count_prunable_parameters(loaded.model),
+        lineage=Lineage(model=name, model_revision=loaded.revision, parent_manifest_sha256=None),
+    )
+
+
+def start_from_checkpoint(directory: Path) -> Start:
+    """Open a published increment with everything its training left.
+
+    Raises:
+        CheckpointCorrupt: it is incomplete or damaged.
+    """
+    opened = load_checkpoint(directory)
+    manifest = opened.manifest
+    fixed = count_parameters(opened.model) - count_prunable_parameters(opened.model)
+    return Start(
+        model=opened.model,
+        tokenizer=opened.tokenizer,
+        plan=manifest.plan,
+        base_num_parameters=manifest.base_num_parameters,
+        base_num_prunable_parameters=manifest.base_num_parameters - fixed,
+        lineage=manifest.lineage.model_copy(
+            update={"parent_manifest_sha256": opened.manifest_sha256}
+        ),
+        last_increment=manifest.increment,
+        measurements=manifest.measurements,
+        data_fingerprint=manifest.data_fingerprint,
+        state=opened.state,
+        optimizer_tensors=opened.optimizer_tensors,
+    )
+
+
+@dataclass(kw_only=True)
+class Run:
+    """A run in progress: the model and its plan move together, `loop` lives through all cuts.
+
+    `last_increment` is the last one published, 0 before the first; `last_num_parameters` its size.
+    """
+
+    recipe: Recipe
+    out_dir: Path
+    emit: Emit
+    stop: Stop
+    device: torch.device
+    model: PreTrainedModel
+    tokenizer: PreTrainedTokenizerBase
+    corpus: Corpus
+    geometry: Geometry
+    plan: PruningPlan
+    debt: Debt | None
+    increments: tuple[Increment, ...]
+    loop: TrainingLoop
+    base_num_parameters: int
+    base_num_prunable_parameters: int
+    lineage: Lineage
+    last_increment: int
+    last_num_parameters: int
+    measurements: list[Measurement]
+    versions: dict[str, str]
+
+    @property
+    def num_tokens(self) -> int:
+        """Training tokens seen so far."""
+        return self.loop.progress.num_tokens
+
+    @property
+    def target_num_parameters(self) -> int:
+        """The smallest size this run goes to."""
+        return self.increments[-1].target_num_parameters
+
+    def record(self, measurement: Measurement) -> None:
+        """Keep a measurement for the manifests and report it."""
+        self.measurements.append(measurement)
+        values = measurement.model_dump()
+        self.emit(EvaluationFinished(num_tokens=self.num_tokens, **values))
+
+    def perplexity(self, stage: EvaluationStage, increment: int) -> float:
+        """A perplexity measured earlier in this run."""
+        return next(
+            m.value
+            for m in self.measurements
+            if (m.suite, m.stage, m.increment) == ("perplexity", stage, increment)
+        )
+
+    def training_state(self) -> dict[str, Any]:
+        """What a checkpoint stores beside weights and moments, as JSON."""
+        return {
+            "progress": asdict(self.loop.progress),
+            "sampler": self.loop.sampler.state(),
+            "debt": self.debt.model_dump(mode="json") if self.debt else None,
+        }
+
+    def started(self) -> RunStarted:
+        """The event that says what the recipe became."""
+        return RunStarted(
+            num_parameters=self.base_num_parameters,
+            num_prunable_parameters=self.base_num_prunable_parameters,
+            target_num_parameters=self.target_num_parameters,
+            num_increments=len(self.increments),
+            num_tokens=self.increments[-1].until_step * self.loop.tokens_per_step,
+            first_increment=self.last_increment + 1,
+            model_revision=self.lineage.model_revision,
+            model_type=self.model.config.model_type,
+            data_fingerprint=self.corpus.fingerprint,
+            widths=layer_widths(self.model),
+            versions=self.versions,
+            device=str(self.device),
+        )
+
+
+def build_run(
+    recipe: Recipe,
+    start: Start,
+    corpus: Corpus,
+    *,
+    out_dir: Path,
+    emit: Emit,
+    stop: Stop,
+    device: torch.device,
+) -> Run:
+    """Lay out the increments; put model, optimizer, sampler and schedule where `start` is.
+
+    Raises:
+        TargetUnreachable: the target is above the model's size.
+        InvalidData: the corpus is too small, or not the one the checkpoint was trained on.
+    """
+    if start.data_fingerprint not in (None, corpus.fingerprint):
+        raise InvalidData("the text changed since the checkpoint was made", param="data")
+    model = start.model.to(device)
+    increments = _increments(recipe, start, corpus)
+    return Run(
+        recipe=recipe,
+        out_dir=out_dir,
+        emit=emit,
+        stop=stop,
+        device=device,
+        model=model,
+        tokenizer=start.tokenizer,
+        corpus=corpus,
+        geometry=geometry_of(model),
+        plan=start.plan,
+        debt=Debt.model_validate(start.state["debt"]) if start.state else None,
+        increments=increments,
+        loop=_loop(recipe, start, corpus, increments, emit),
+        base_num_parameters=start.base_num_parameters,
+        base_num_prunable_parameters=start.base_num_prunable_parameters,
+        lineage=start.lineage,
+        last_increment=start.last_increment,
+        last_num_parameters=count_parameters(model),
+        measurements=list(start.measurements),
+        versions=_versions(),
+    )
+
+
+def _increments(recipe: Recipe, start: Start, corpus: Corpus) -> tuple[Increment, ...]:
+    targets = [
+        resolve_target(
+            target,
+            num_parameters=start.base_num_parameters,
+            num_prunable_parameters=start.base_num_prunable_parameters,
+            dtype=recipe.output.dtype,
+        )
+        for target in recipe.targets
+    ]
+    return plan_increments(
+        num_parameters=start.base_num_parameters,
+        targets=targets,
+        total_steps=_total_steps(recipe, corpus),
+        schedule=recipe.schedule,
+    )
+
+
+def _total_steps(recipe: Recipe, corpus: Corpus) -> int:
+    """Optimizer steps for the wanted tokens; by default one pass over the corpus."""
+    if recipe.recovery.kind == "none":
+        return 0
+    length, batch = recipe.recovery.sequence_length, recipe.recovery.batch_sequences
+    if recipe.schedule.num_tokens is not None:
+        return round(recipe.schedule.num_tokens / (length * batch))
+    return max(1, sum(len(domain.train) // length for domain in corpus.domains) // batch)
+
+
+def _loop(
+    recipe: Recipe,
+    start: Start,
+    corpus: Corpus,
+    increments: tuple[Increment, ...],
+    emit: Emit,
+) -> TrainingLoop:
+    sampler = MixtureSampler(
+        corpus.domains, sequence_length=recipe.recovery.sequence_length, seed=recipe.seed
+    )
+    optimizer = build_optimizer(start.model, recipe.recovery)
+    if start.optimizer_tensors is not None:
+        sampler.load_state(start.state["sampler"])
+        restore_optimizer(optimizer, start.model, start.optimizer_tensors)
+    return TrainingLoop(
+        model=start.model,
+        optimizer=optimizer,
+        sampler=sampler,
+        recovery=recipe.recovery,
+        schedule=Schedule(
+            learning_rate=recipe.recovery.learning_rate,
+            total_steps=increments[-1].until_step,
+            last_cut_step=increments[-1].from_step,
+        ),
+        progress=Progress(**start.state.get("progress", {})),
+        emit=emit,
+    )
+
+
+def _versions() -> dict[str, str]:
+    versions = {"python": platform.python_version()}
+    for package in _PACKAGES:
+        try:
+            versions[package] = version(package)
+        except PackageNotFoundError:
+            versions[package] = "unknown"  # A source tree that was never installed.
+    return versions

@@ -1,0 +1,28 @@
+import torch
+
+from pruning.data.calibration import calibration_batches
+from pruning.recipe import Calibration
+from tests.pruning.data.test_mixture import make_domain
+
+DOMAINS = [make_domain("a", 5000, 0.75), make_domain("b", 900, 0.25, first=10_000)]
+CALIBRATION = Calibration(num_samples=40, sequence_length=16, batch_size=12)
+
+
+def draw(increment: int) -> torch.Tensor:
+    return torch.cat(calibration_batches(DOMAINS, CALIBRATION, seed=5, increment=increment))
+
+
+def test_batches_have_the_asked_shapes() -> None:
+    batches = calibration_batches(DOMAINS, CALIBRATION, seed=5, increment=1)
+    assert [tuple(batch.shape) for batch in batches] == [(12, 16)] * 3 + [(4, 16)]
+
+
+def test_each_increment_draws_anew_and_always_the_same() -> None:
+    assert torch.equal(draw(1), draw(1))
+    assert not torch.equal(draw(1), draw(2))
+
+
+def test_windows_are_consecutive_tokens_of_one_domain() -> None:
+    ids = draw(1)
+    assert torch.equal(ids - ids[:, :1], torch.arange(16).expand(40, 16))
+    assert 0 < int((ids[:, 0] >= 10_000).sum()) < 20
