@@ -8,7 +8,7 @@ from typing import Any
 from sqlalchemy import select, update
 from sqlalchemy.orm import Session
 
-from pruning.events import EvaluationFinished, RunStarted, StepFinished
+from pruning.events import EvaluationFinished, PruneFinished, RunStarted, StepFinished
 from pruning.manifest import TRAINING_STATE, Manifest, Measurement
 from registry import events, jobs, metrics
 from registry.column_types import finite
@@ -82,14 +82,12 @@ def record_run_started(session: Session, lease: Lease, event: RunStarted) -> Non
     events.append(session, job, "job.validated", data)
 
 
-def record_prune(
-    session: Session, lease: Lease, num_parameters: int, data: Mapping[str, Any]
-) -> None:
+def record_prune(session: Session, lease: Lease, event: PruneFinished) -> None:
     """Note a cut."""
     job = guard(session, lease)
-    job.params_now = num_parameters
+    job.params_now = event.num_parameters
     job.version += 1
-    events.append(session, job, "prune.step", dict(data))
+    events.append(session, job, "prune.step", event.model_dump(mode="json", exclude={"type", "at"}))
 
 
 def record_steps(
@@ -164,6 +162,9 @@ def commit_increment(
         CommitConflict: the job does not stand right before this increment.
         BlobNotFound: a blob was collected between publishing and now; publish again.
     """
+    earlier = _committed_already(session, lease, manifest.increment, manifest_sha256)
+    if earlier is not None:
+        return earlier
     job = guard(session, lease)
     if job.status is JobStatus.CANCELLING or job.increments_done != manifest.increment - 1:
         raise CommitConflict(
@@ -178,6 +179,18 @@ def commit_increment(
     if manifest.final:
         _succeed(session, job, manifest, checkpoint)
     return checkpoint
+
+
+def _committed_already(
+    session: Session, lease: Lease, increment: int, manifest_sha256: str
+) -> Checkpoint | None:
+    query = select(Checkpoint).where(
+        Checkpoint.job_id == lease.job_id,
+        Checkpoint.increment == increment,
+        Checkpoint.fence == lease.fence,
+        Checkpoint.manifest_sha256 == manifest_sha256,
+    )
+    return session.scalars(query).one_or_none()
 
 
 def _add_checkpoint(

@@ -1,0 +1,55 @@
+"""The Celery worker: `celery -A worker.app worker --pool threads --concurrency 1`.
+
+A worker that is told to end (SIGTERM, SIGINT) stops its child at the next boundary and gives the
+job back; no shutdown mode of Celery does that for a long task.
+"""
+
+import functools
+import logging
+from typing import Any
+
+from celery import Celery, signals
+
+from registry.queue import celery_app
+from registry.settings import Settings
+from worker.heartbeat import Presence
+from worker.tasks import register
+from worker.workplace import Workplace, open_workplace
+
+_LOG_FORMAT = "%(asctime)s %(name)s %(levelname)s %(message)s"
+
+
+def build_app(settings: Settings) -> Celery:
+    """The application with its task and its hooks; nothing is opened before a worker starts."""
+    app = celery_app(settings)
+    # Built once and kept: the signals below hold their receivers weakly.
+    workplace = functools.cache(lambda: open_workplace(settings))
+    presence = functools.cache(lambda: Presence(workplace()))
+    register(app, workplace, presence)
+    _connect(workplace, presence)
+    return app
+
+
+def _connect(workplace: Any, presence: Any) -> None:
+    def ready(**_: object) -> None:
+        presence().start()
+
+    def shutting_down(**_: object) -> None:
+        place: Workplace = workplace()
+        place.stopping.set()
+
+    def shut_down(**_: object) -> None:
+        keeper: Presence = presence()
+        keeper.stop()
+
+    signals.setup_logging.connect(_configure_logging, weak=False)
+    signals.worker_ready.connect(ready, weak=False)
+    signals.worker_shutting_down.connect(shutting_down, weak=False)
+    signals.worker_shutdown.connect(shut_down, weak=False)
+
+
+def _configure_logging(loglevel: int = logging.INFO, **_: object) -> None:
+    logging.basicConfig(level=loglevel, format=_LOG_FORMAT)
+
+
+app = build_app(Settings())

@@ -1,0 +1,221 @@
+"""The child process that runs a recipe: started, listened to, stopped. It knows nothing of the
+service.
+
+It dies with the thread that started it (`PR_SET_PDEATHSIG`), leads its own process group, sees
+neither database nor broker, and reports over a pipe; what it prints goes to a log file.
+"""
+
+import ctypes
+import logging
+import os
+import queue
+import signal
+import subprocess
+import threading
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from types import TracebackType
+from typing import Any, Self
+
+from pydantic import ValidationError
+
+from pruning.events import Event, parse_event
+
+_PR_SET_PDEATHSIG = 1
+_LOG_TAIL_BYTES = 8192
+_MALFORMED_SHOWN = 200
+
+# What a program needs to find its interpreter, its devices and its caches, and nothing that opens
+# doors.
+_PASSED = frozenset(
+    {"PATH", "HOME", "USER", "LANG", "LANGUAGE", "TZ", "TMPDIR", "VIRTUAL_ENV", "LD_LIBRARY_PATH"}
+)
+_PASSED_PREFIXES = (
+    *("LC_", "PYTHON", "CUDA_", "NVIDIA_", "NCCL_", "ROCR_", "HIP_", "OMP_", "MKL_", "OPENBLAS_"),
+    *("TORCH", "PYTORCH_", "HF_", "XDG_", "SSL_", "REQUESTS_CA_"),
+)
+_PROXIES = ("HTTP_PROXY", "HTTPS_PROXY", "NO_PROXY", "http_proxy", "https_proxy", "no_proxy")
+_SECRET = ("TOKEN", "SECRET", "PASSWORD", "KEY")
+
+# glibc returns and maps large tensors again and again otherwise, and every fresh page faults: keep
+# them in the heap.
+_ALLOCATOR = {
+    "MALLOC_MMAP_MAX_": "0",
+    "MALLOC_TRIM_THRESHOLD_": "34359738368",
+    "MALLOC_TOP_PAD_": "67108864",
+}
+_OFFLINE = {"HF_HUB_OFFLINE": "1", "HF_DATASETS_OFFLINE": "1", "TRANSFORMERS_OFFLINE": "1"}
+
+logger = logging.getLogger(__name__)
+_libc = ctypes.CDLL(None, use_errno=True)
+
+
+class _End:
+    """Marks the end of the child's events."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Invocation:
+    """How to start the child."""
+
+    command: tuple[str, ...]
+    recipe_path: Path
+    out_dir: Path
+    resume_from: Path | None
+    device: str
+    environment: Mapping[str, str]
+    log_path: Path
+
+    def arguments(self, events_fd: int) -> list[str]:
+        """The command line."""
+        resume = ["--resume", str(self.resume_from)] if self.resume_from else []
+        return [
+            *self.command,
+            "run",
+            str(self.recipe_path),
+            *("--out", str(self.out_dir)),
+            *resume,
+            *("--events-fd", str(events_fd)),
+            *("--device", self.device),
+        ]
+
+
+def child_environment(parent: Mapping[str, str], recipe: Mapping[str, Any]) -> dict[str, str]:
+    """The environment of a child: only what may pass, offline unless the recipe names a hub."""
+    passed = {
+        name: value
+        for name, value in parent.items()
+        if (name in _PASSED or name.startswith(_PASSED_PREFIXES))
+        and not any(word in name.upper() for word in _SECRET)
+    }
+    environment = {**passed, **_ALLOCATOR, "PYTHONUNBUFFERED": "1"}
+    if not _uses_hub(recipe):
+        return {**environment, **_OFFLINE}
+    return environment | {name: parent[name] for name in (*_PROXIES, "HF_TOKEN") if name in parent}
+
+
+def _uses_hub(recipe: Mapping[str, Any]) -> bool:
+    data = recipe["data"]
+    sources = [domain["source"] for domain in data["train"]]
+    if data.get("evaluation"):
+        sources.append(data["evaluation"])
+    return recipe["model"]["source"] == "hub" or any(s["kind"] == "hub" for s in sources)
+
+
+def _die_with(parent_pid: int) -> Callable[[], None]:
+    def die_with_parent() -> None:
+        # Runs between fork and exec: system calls only, since other threads may hold locks.
+        _libc.prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
+        if os.getppid() != parent_pid:
+            os._exit(1)  # The parent died before the call above could tell.
+
+    return die_with_parent
+
+
+class Child:
+    """A running child. Leaving the `with` block kills what is left of its process group."""
+
+    def __init__(self, process: subprocess.Popen[bytes], events_fd: int, log_path: Path) -> None:
+        self._process = process
+        self._log_path = log_path
+        self._events: queue.SimpleQueue[Event | _End] = queue.SimpleQueue()
+        self._ended = False
+        self._reader = threading.Thread(
+            target=self._read, args=(events_fd,), name=f"events-{process.pid}", daemon=True
+        )
+        self._reader.start()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        self.kill()
+        self._process.wait()
+
+    @property
+    def pid(self) -> int:
+        """The child's process and process group."""
+        return self._process.pid
+
+    def _read(self, events_fd: int) -> None:
+        # Unbounded on purpose: a child must not stand still because the database does.
+        with os.fdopen(events_fd, "rb") as lines:
+            for line in lines:
+                try:
+                    self._events.put(parse_event(line))
+                except ValidationError:
+                    logger.warning("not an event of this version: %r", line[:_MALFORMED_SHOWN])
+        self._events.put(_End())
+
+    def next_event(self, timeout_seconds: float) -> Event | None:
+        """The next event, or None if there was none in time."""
+        try:
+            event = self._events.get(timeout=timeout_seconds)
+        except queue.Empty:
+            # A grandchild may keep the pipe open after the child is gone.
+            self._ended = self._ended or self._process.poll() is not None
+            return None
+        if isinstance(event, _End):
+            self._ended = True
+            return None
+        return event
+
+    @property
+    def ended(self) -> bool:
+        """Whether all its events were taken and no more will come."""
+        return self._ended
+
+    def wait(self, timeout_seconds: float) -> int | None:
+        """The exit code, negative for a signal; None if it has not come yet."""
+        try:
+            return self._process.wait(timeout_seconds)
+        except subprocess.TimeoutExpired:
+            return None
+
+    def terminate(self) -> None:
+        """Ask it to stop at the next boundary."""
+        if self._process.poll() is None:
+            self._process.send_signal(signal.SIGTERM)
+
+    def kill(self) -> None:
+        """End it and everything it started, now."""
+        try:
+            os.killpg(self._process.pid, signal.SIGKILL)
+        except ProcessLookupError:
+            return
+
+    def log_tail(self) -> str:
+        """The end of what it printed."""
+        with self._log_path.open("rb") as log:
+            log.seek(max(0, self._log_path.stat().st_size - _LOG_TAIL_BYTES))
+            return log.read().decode("utf-8", "replace").replace("\0", "")
+
+
+def start(invocation: Invocation) -> Child:
+    """Start the child from the thread that will stay with it until its end."""
+    invocation.log_path.parent.mkdir(parents=True, exist_ok=True)
+    read_fd, write_fd = os.pipe()
+    try:
+        with invocation.log_path.open("ab") as log:
+            process = subprocess.Popen(
+                invocation.arguments(write_fd),
+                stdin=subprocess.DEVNULL,
+                stdout=log,
+                stderr=log,
+                env=dict(invocation.environment),
+                pass_fds=(write_fd,),
+                start_new_session=True,
+                preexec_fn=_die_with(os.getpid()),
+            )
+    except BaseException:
+        os.close(read_fd)
+        raise
+    finally:
+        os.close(write_fd)
+    return Child(process, read_fd, invocation.log_path)

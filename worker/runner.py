@@ -1,0 +1,173 @@
+"""One slice of a job: take the lease, run the child from the last checkpoint, keep its work."""
+
+import json
+import logging
+import os
+import shutil
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+from pruning.errors import PruningError
+from registry import commits, leases
+from registry.db import transaction
+from registry.errors import BlobCorrupt, BlobNotFound, LeaseLost, StorageFull
+from registry.failures import JobError
+from registry.leases import Lease
+from registry.sweep import backoff
+from worker import child as child_process
+from worker.child import Invocation, child_environment
+from worker.heartbeat import Heartbeat
+from worker.publish import materialise
+from worker.recorder import Recorder
+from worker.slice import Slice
+from worker.verdict import Ending, Failed, Released, judge
+from worker.workplace import Workplace
+
+_EXIT_SECONDS = 10.0
+
+logger = logging.getLogger(__name__)
+
+
+def run(workplace: Workplace, job_id: str) -> bool:
+    """Work on a job for one slice, if it can be had; whether it could."""
+    lease = _acquire(workplace, job_id)
+    if lease is None:
+        return False
+    logger.info("job %s: attempt %d, fence %d", job_id, lease.attempt, lease.fence)
+    with (
+        Heartbeat(workplace, lease) as heartbeat,
+        _attempt_directory(workplace, lease) as directory,
+    ):
+        try:
+            verdict = _run_child(workplace, lease, heartbeat, directory)
+        except LeaseLost as error:
+            logger.warning("job %s: %s", job_id, error)
+            return True
+        # The one place that catches everything: whatever broke, the job must hear of it.
+        except Exception as error:  # noqa: BLE001
+            verdict = _verdict_of(error)
+        _conclude(workplace, lease, verdict)
+    return True
+
+
+def _acquire(workplace: Workplace, job_id: str) -> Lease | None:
+    if workplace.stopping.is_set():
+        return None
+    with transaction(workplace.factory) as session:
+        return leases.acquire(
+            session, job_id, workplace.identity.id, workplace.settings.lease_seconds
+        )
+
+
+def _run_child(
+    workplace: Workplace, lease: Lease, heartbeat: Heartbeat, directory: Path
+) -> Released | Failed | None:
+    invocation = _prepare(workplace, lease, directory)
+    recorder = Recorder(workplace, lease, given_up=lambda: heartbeat.lost)
+    with child_process.start(invocation) as child:
+        logger.info("job %s: child %d, log %s", lease.job_id, child.pid, invocation.log_path)
+        slice_ = Slice(
+            workplace=workplace,
+            lease=lease,
+            heartbeat=heartbeat,
+            child=child,
+            recorder=recorder,
+            out_dir=invocation.out_dir,
+        )
+        slice_.watch()
+        recorder.flush()
+        exit_code = child.wait(_EXIT_SECONDS)
+        if exit_code is None:
+            child.kill()
+            exit_code = child.wait(_EXIT_SECONDS) or 0
+    if slice_.committed_final:
+        return None
+    ending = Ending(
+        exit_code=exit_code,
+        stop=slice_.stop,
+        said_finished=recorder.finished is not None,
+        said_stopped=recorder.stopped is not None,
+        said_failed=recorder.failed,
+        log_tail=child.log_tail(),
+    )
+    return judge(ending)
+
+
+@contextmanager
+def _attempt_directory(workplace: Workplace, lease: Lease) -> Iterator[Path]:
+    """A fresh directory for this attempt; what earlier ones left on this host goes first."""
+    job_dir = workplace.settings.work_dir / lease.job_id
+    shutil.rmtree(job_dir, ignore_errors=True)
+    directory = job_dir / f"{lease.fence:06d}"
+    directory.mkdir(mode=0o700, parents=True)
+    try:
+        yield directory
+    finally:
+        shutil.rmtree(job_dir, ignore_errors=True)
+
+
+def _prepare(workplace: Workplace, lease: Lease, directory: Path) -> Invocation:
+    recipe_path = directory / "recipe.json"
+    recipe_path.write_text(json.dumps(lease.recipe), encoding="utf-8")
+    out_dir = directory / "out"
+    out_dir.mkdir()
+    resume_from = None
+    if lease.head_checkpoint_id is not None:
+        resume_from = materialise(workplace, lease.head_checkpoint_id, directory / "resume")
+    settings = workplace.settings
+    return Invocation(
+        command=settings.child_command,
+        recipe_path=recipe_path,
+        out_dir=out_dir,
+        resume_from=resume_from,
+        device=settings.child_device,
+        environment=child_environment(os.environ, lease.recipe),
+        log_path=settings.data_dir / "logs" / lease.job_id / f"attempt-{lease.fence:06d}.log",
+    )
+
+
+def _verdict_of(error: Exception) -> Released | Failed:
+    """What an error of the worker itself means for the job."""
+    if isinstance(error, StorageFull):
+        return Released(cause="storage_full", reason="storage_full", pause=True)
+    logger.error("attempt broke", exc_info=error)
+    if isinstance(error, BlobCorrupt | BlobNotFound):
+        return _broken("checkpoint_corrupt", str(error), retryable=False)
+    if isinstance(error, PruningError):
+        return _broken(error.code, error.message, retryable=error.retryable)
+    return _broken("internal", f"{type(error).__name__} in the worker", retryable=True)
+
+
+def _broken(code: str, message: str, *, retryable: bool) -> Failed:
+    return Failed(cause="error", error=JobError(code=code, message=message, retryable=retryable))
+
+
+def _conclude(workplace: Workplace, lease: Lease, verdict: Released | Failed | None) -> None:
+    """Write how the attempt ended; None when the commit of the last increment already did."""
+    try:
+        if isinstance(verdict, Released):
+            workplace.apply(
+                lambda session: leases.release(
+                    session,
+                    lease,
+                    cause=verdict.cause,
+                    reason=verdict.reason,
+                    pause=verdict.pause,
+                )
+            )
+        elif isinstance(verdict, Failed):
+            workplace.apply(
+                lambda session: commits.fail(
+                    session,
+                    lease,
+                    verdict.error,
+                    cause=verdict.cause,
+                    exit_code=verdict.exit_code,
+                    backoff=backoff(workplace.settings),
+                    lost=verdict.lost,
+                )
+            )
+    except LeaseLost as error:
+        logger.warning("job %s: %s", lease.job_id, error)
+    logger.info("job %s: attempt over: %s", lease.job_id, verdict.cause if verdict else "finished")

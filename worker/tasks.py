@@ -1,0 +1,41 @@
+"""The Celery task: a hint that a job may be runnable, whatever it says beyond that."""
+
+import logging
+from collections.abc import Callable
+
+from celery import Celery
+
+from registry import outbox
+from registry.db import transaction
+from registry.outbox import RUN_JOB
+from registry.queue import publisher
+from worker import runner
+from worker.heartbeat import Presence
+from worker.workplace import Workplace
+
+logger = logging.getLogger(__name__)
+
+
+def register(
+    app: Celery, workplace: Callable[[], Workplace], presence: Callable[[], Presence]
+) -> None:
+    """Give the application its one task."""
+
+    @app.task(name=RUN_JOB, ignore_result=True)  # type: ignore[untyped-decorator]
+    def run_job(job_id: object = None, *others: object, **named: object) -> None:
+        if not isinstance(job_id, str) or others or named:
+            logger.warning("a message of another version is ignored")
+            return
+        take_hint(app, workplace(), presence(), job_id)
+
+
+def take_hint(app: Celery, workplace: Workplace, presence: Presence, job_id: str) -> None:
+    """Run a slice of the job if there is one to run, then send what it left in the outbox."""
+    presence.current_job_id = job_id
+    try:
+        ran = runner.run(workplace, job_id)
+    finally:
+        presence.current_job_id = None
+    if ran:
+        with transaction(workplace.factory) as session:
+            outbox.relay(session, publisher(app))
