@@ -178,19 +178,28 @@ def _url_host(host: str) -> str:
 
 def _wait_until_ready(supervisor: Supervisor, url: str, caught: list[int]) -> None:
     deadline = time.monotonic() + _READY_SECONDS
-    while not caught and not _is_ready(url):
+    while not caught and (missing := _what_is_missing(url)):
         supervisor.step(0.2)
         if supervisor.most_failures >= _MAX_START_FAILURES:
             raise UpError("a part of the service does not start; its lines are above and in logs/")
         if time.monotonic() > deadline:
-            raise UpError(f"{url}/readyz does not answer after {_READY_SECONDS:.0f} s")
+            raise UpError(f"not ready after {_READY_SECONDS:.0f} s: {missing}")
 
 
-def _is_ready(url: str) -> bool:
+def _what_is_missing(url: str) -> str | None:
+    """What `/readyz` lacks, in words; None once every check is ok, a live worker included."""
     try:
-        return httpx.get(f"{url}/readyz", timeout=2, trust_env=False).is_success
-    except httpx.TransportError:
-        return False
+        answer = httpx.get(f"{url}/readyz", timeout=5, trust_env=False).json()
+    except (httpx.TransportError, ValueError) as error:
+        return f"{url}/readyz: {error}"
+    if answer.get("status") == "ok":
+        return None
+    checks = answer.get("checks", {})
+    return ", ".join(
+        f"{name} {check['status']} ({check.get('detail')})"
+        for name, check in checks.items()
+        if check["status"] != "ok"
+    )
 
 
 # --- the key ---------------------------------------------------------------------------------
