@@ -17,7 +17,6 @@ from sqlalchemy import (
     String,
     Text,
     UniqueConstraint,
-    false,
     text,
 )
 from sqlalchemy.orm import DeclarativeBase, Mapped, mapped_column, relationship
@@ -224,7 +223,7 @@ class Checkpoint(Base):
     final: Mapped[bool] = mapped_column(default=False)
     resumable: Mapped[bool]
     status: Mapped[str] = mapped_column(String(16), default="committed")
-    pinned: Mapped[bool] = mapped_column(default=False, server_default=false())
+    pinned: Mapped[bool] = mapped_column(default=False)
     created_at: Mapped[datetime]
 
     files: Mapped[list["CheckpointFile"]] = relationship(

@@ -1,0 +1,155 @@
+"""What all tests share: databases, brokers, settings, and the promise to leave nothing behind.
+
+`database_url` runs a test once on SQLite and once on Postgres, each time on a fresh database that
+was copied from a migrated one.
+"""
+
+import os
+import pwd
+import shutil
+import tempfile
+import uuid
+from collections.abc import Iterator
+from pathlib import Path
+
+import psutil
+import psycopg
+import pytest
+from sqlalchemy import Engine
+from sqlalchemy.engine import make_url
+from sqlalchemy.orm import Session
+
+from registry.db import SessionFactory, create_engine, session_factory, transaction
+from registry.migrate import migrate
+from registry.settings import Settings
+from tests.servers import PREFIX, postgres_server, redis_server
+
+for name in [name for name in os.environ if name.startswith("ESPALIER_")]:
+    # The tests say what they need; the developer's own service is none of their business.
+    if not name.startswith("ESPALIER_TEST_"):
+        del os.environ[name]
+
+
+@pytest.fixture(scope="session", autouse=True)
+def no_litter() -> Iterator[None]:
+    """The whole suite leaves no process, no user account and no directory of its own."""
+    users = {user.pw_name for user in pwd.getpwall()}
+    yield
+    left = [child for child in psutil.Process().children(recursive=True) if _is_running(child)]
+    assert not left, f"processes are left: {left}"
+    assert {user.pw_name for user in pwd.getpwall()} == users
+    directories = [p for p in Path(tempfile.gettempdir()).glob(f"{PREFIX}*") if _is_ours(p)]
+    assert not directories, f"directories are left: {directories}"
+
+
+def _is_running(process: psutil.Process) -> bool:
+    try:
+        # Multiprocessing keeps one helper for the life of the interpreter.
+        helper = "resource_tracker" in " ".join(process.cmdline())
+        return not helper and process.status() != psutil.STATUS_ZOMBIE
+    except psutil.NoSuchProcess:
+        return False
+
+
+def _is_ours(directory: Path) -> bool:
+    # Another run of the suite, at the same time, has directories of its own.
+    return directory.stat().st_mtime >= psutil.Process().create_time() and not any(
+        str(directory) in " ".join(process.info["cmdline"] or [])
+        for process in psutil.process_iter(["cmdline"])
+    )
+
+
+@pytest.fixture(scope="session")
+def postgres_url(no_litter: None) -> Iterator[str]:
+    """A Postgres server: `ESPALIER_TEST_POSTGRES_URL`, or one of our own."""
+    given = os.environ.get("ESPALIER_TEST_POSTGRES_URL")
+    if given:
+        yield given.replace("postgresql://", "postgresql+psycopg://")
+        return
+    with postgres_server() as url:
+        yield url
+
+
+@pytest.fixture(scope="session")
+def redis_url(no_litter: None) -> Iterator[str]:
+    """A Redis-protocol server: `ESPALIER_TEST_REDIS_URL`, or one of our own."""
+    given = os.environ.get("ESPALIER_TEST_REDIS_URL")
+    if given:
+        yield given
+        return
+    with redis_server() as url:
+        yield url
+
+
+@pytest.fixture(scope="session")
+def sqlite_template(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A migrated SQLite database, to copy."""
+    directory = tmp_path_factory.mktemp("sqlite")
+    settings = Settings(data_dir=directory)
+    migrate(settings)
+    return directory / "espalier.db"
+
+
+@pytest.fixture(scope="session")
+def postgres_template(postgres_url: str, tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
+    """The name of a migrated database on the Postgres server, to copy."""
+    name = f"espalier_template_{uuid.uuid4().hex}"
+    execute_on_server(postgres_url, f"CREATE DATABASE {name}")
+    url = make_url(postgres_url).set(database=name)
+    settings = Settings(
+        data_dir=tmp_path_factory.mktemp("postgres"),
+        database_url=url.render_as_string(hide_password=False),
+    )
+    migrate(settings)
+    yield name
+    execute_on_server(postgres_url, f"DROP DATABASE {name}")
+
+
+def execute_on_server(postgres_url: str, statement: str) -> None:
+    """Run one statement outside a transaction, on the server's own database."""
+    plain = postgres_url.replace("postgresql+psycopg:", "postgresql:")
+    with psycopg.connect(plain, autocommit=True) as connection:
+        connection.execute(statement)  # type: ignore[call-overload]  # Names made here, no input.
+
+
+@pytest.fixture(params=["sqlite", "postgres"])
+def database_url(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[str]:
+    """A fresh, migrated database: the test runs once on each kind."""
+    if request.param == "sqlite":
+        path = tmp_path / "espalier.db"
+        shutil.copy(request.getfixturevalue("sqlite_template"), path)
+        yield f"sqlite:///{path}"
+        return
+    server: str = request.getfixturevalue("postgres_url")
+    template: str = request.getfixturevalue("postgres_template")
+    name = f"espalier_{uuid.uuid4().hex}"
+    execute_on_server(server, f"CREATE DATABASE {name} TEMPLATE {template}")
+    yield make_url(server).set(database=name).render_as_string(hide_password=False)
+    execute_on_server(server, f"DROP DATABASE {name} WITH (FORCE)")
+
+
+@pytest.fixture
+def settings(database_url: str, tmp_path: Path) -> Settings:
+    """Settings for this test's own database, broker and artifacts."""
+    return Settings(data_dir=tmp_path / "data", database_url=database_url, storage_reserve_bytes=0)
+
+
+@pytest.fixture
+def engine(settings: Settings) -> Iterator[Engine]:
+    """An engine on this test's database."""
+    engine = create_engine(settings)
+    yield engine
+    engine.dispose()
+
+
+@pytest.fixture
+def factory(engine: Engine) -> SessionFactory:
+    """Sessions on this test's database."""
+    return session_factory(engine)
+
+
+@pytest.fixture
+def session(factory: SessionFactory) -> Iterator[Session]:
+    """One transaction around the test, committed at its end."""
+    with transaction(factory) as session:
+        yield session
