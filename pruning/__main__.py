@@ -99,7 +99,12 @@ def _run(parsed: argparse.Namespace, emit: Emit, stop: _Stop) -> int:
     try:
         recipe = _read_recipe(parsed.recipe)
         # Imported late: a bad recipe is refused at once, without the seconds that torch takes.
+        from transformers.utils import logging as transformers_logging
+
         from pruning.pipeline import run
+
+        transformers_logging.disable_progress_bar()  # The events say how far the run is.
+        transformers_logging.set_verbosity_error()
 
         run(
             recipe,

@@ -106,6 +106,8 @@ def _save_model(model: PreTrainedModel, directory: Path, dtype: torch.dtype) -> 
         model.generation_config.save_pretrained(directory)
     weights = {name: tensor.to(dtype).contiguous() for name, tensor in _weights(model).items()}
     save_file(weights, directory / _WEIGHTS, metadata={"format": "pt"})
+    # safetensors leaves its files readable by their owner alone, unlike everything beside them.
+    (directory / _WEIGHTS).chmod(0o644)
 
 
 def _weights(model: nn.Module) -> dict[str, Tensor]:

@@ -1,0 +1,75 @@
+import pytest
+
+from pruning.errors import TargetUnreachable
+from pruning.methods.increments import Increment, plan_increments, resolve_target
+from pruning.recipe import Schedule, Shape, Target
+
+
+def plan(targets: list[int], total_steps: int = 100, **schedule: object) -> tuple[Increment, ...]:
+    return plan_increments(
+        num_parameters=1000,
+        targets=targets,
+        total_steps=total_steps,
+        schedule=Schedule.model_validate(schedule),
+    )
+
+
+def resolve(target: Target) -> int:
+    return resolve_target(
+        target, num_parameters=1000, num_prunable_parameters=800, dtype="bfloat16"
+    )
+
+
+@pytest.mark.parametrize(("target", "expected"), [(900, 3), (820, 3), (700, 5), (300, 10)])
+def test_the_number_of_cuts_follows_the_share_removed(target: int, expected: int) -> None:
+    assert len(plan([target])) == expected
+
+
+def test_cuts_are_equal_and_end_at_the_target() -> None:
+    sizes = [i.target_num_parameters for i in plan([700], num_increments=3)]
+    assert sizes == [900, 800, 700]
+
+
+def test_a_family_passes_each_of_its_sizes() -> None:
+    sizes = [i.target_num_parameters for i in plan([400, 900, 800], num_increments=6)]
+    assert {900, 800, 400} <= set(sizes)
+    assert sizes == sorted(sizes, reverse=True)
+    assert len(sizes) == 6
+
+
+@pytest.mark.parametrize("share", ["constant", "linear", "cosine"])
+@pytest.mark.parametrize("total_steps", [0, 1, 7, 100])
+def test_every_step_belongs_to_one_increment(share: str, total_steps: int) -> None:
+    increments = plan([500], total_steps, num_increments=6, token_share=share)
+    bounds = [increments[0].from_step, *(i.until_step for i in increments)]
+    assert bounds[0] == 0
+    assert bounds[-1] == total_steps
+    assert bounds == sorted(bounds)
+    assert [i.from_step for i in increments] == bounds[:-1]
+
+
+def test_linear_shares_grow_with_the_increment() -> None:
+    increments = plan([500], 100, num_increments=4, token_share="linear")
+    assert [i.until_step - i.from_step for i in increments] == [10, 20, 30, 40]
+
+
+@pytest.mark.parametrize(
+    ("target", "expected"),
+    [
+        (Target(num_parameters=700), 700),
+        (Target(sparsity=0.25), 800),
+        (Target(size_bytes=1300), 650),
+    ],
+)
+def test_each_kind_of_target_is_a_number_of_parameters(target: Target, expected: int) -> None:
+    assert resolve(target) == expected
+
+
+def test_a_target_above_the_model_is_refused() -> None:
+    with pytest.raises(TargetUnreachable, match="above the model's 1,000"):
+        resolve(Target(num_parameters=1001))
+
+
+def test_a_target_that_needs_other_axes_is_refused() -> None:
+    with pytest.raises(TargetUnreachable, match="explicit shape"):
+        resolve(Target(shape=Shape(hidden_size=16)))

@@ -1,0 +1,152 @@
+import copy
+import math
+
+import numpy as np
+import pytest
+import torch
+from transformers import PreTrainedModel, PreTrainedTokenizerFast
+
+from pruning.data.corpus import DomainTokens
+from pruning.data.mixture import MixtureSampler
+from pruning.errors import NumericsDiverged
+from pruning.events import Event, RunWarning, StepFinished
+from pruning.recipe import LearningRate, Recovery
+from pruning.training.loop import Progress, TrainingLoop
+from pruning.training.optimizer import build_optimizer
+from pruning.training.schedule import Schedule
+from tests.pruning.text import make_documents
+
+RECOVERY = Recovery(
+    sequence_length=32,
+    batch_sequences=4,
+    precision="float32",
+    learning_rate=LearningRate(peak=3e-3, warmup_fraction=0),
+)
+
+
+@pytest.fixture
+def events() -> list[Event]:
+    return []
+
+
+@pytest.fixture
+def loop(
+    tiny_llama: PreTrainedModel, tiny_tokenizer: PreTrainedTokenizerFast, events: list[Event]
+) -> TrainingLoop:
+    ids = [i for d in tiny_tokenizer(make_documents(30))["input_ids"] for i in d]
+    tokens = np.array(ids, dtype=np.uint16)
+    domain = DomainTokens(name="text", weight=1.0, train=tokens, held_out=tokens[:0])
+    return TrainingLoop(
+        model=tiny_llama,
+        optimizer=build_optimizer(tiny_llama, RECOVERY),
+        sampler=MixtureSampler([domain], sequence_length=32, seed=0),
+        recovery=RECOVERY,
+        schedule=Schedule(learning_rate=RECOVERY.learning_rate, total_steps=1000, last_cut_step=0),
+        progress=Progress(),
+        emit=events.append,
+    )
+
+
+def never() -> bool:
+    return False
+
+
+def poison_after(loop: TrainingLoop, num_batches: int, *, times: int) -> None:
+    """Make the output head non-finite in the given number of batches, as an overflow would."""
+    norm = loop.model.base_model.norm
+    calls = 0
+
+    def overflow(_module: object, _inputs: object, output: torch.Tensor) -> torch.Tensor:
+        nonlocal calls
+        calls += 1
+        return output * math.inf if num_batches < calls <= num_batches + times else output
+
+    norm.register_forward_hook(overflow)
+
+
+def test_loss_falls_on_a_tiny_corpus(loop: TrainingLoop, events: list[Event]) -> None:
+    loop.train(40, increment=1, stop=never)
+    losses = [event.loss for event in events if isinstance(event, StepFinished)]
+    assert np.mean(losses[-5:]) < 0.6 * np.mean(losses[:5])
+
+
+def test_every_step_is_reported_with_its_tokens_and_rate(
+    loop: TrainingLoop, events: list[Event]
+) -> None:
+    loop.train(3, increment=2, stop=never)
+    steps = [event for event in events if isinstance(event, StepFinished)]
+    assert [(e.increment, e.step, e.num_tokens) for e in steps] == [
+        (2, 1, 128),
+        (2, 2, 256),
+        (2, 3, 384),
+    ]
+    assert all(e.learning_rate == 3e-3 and e.tokens_per_second > 0 for e in steps)
+
+
+def test_micro_batches_change_nothing_but_memory(loop: TrainingLoop) -> None:
+    other = copy.deepcopy(loop.model)
+    split = TrainingLoop(
+        model=other,
+        optimizer=build_optimizer(other, RECOVERY),
+        sampler=copy.deepcopy(loop.sampler),
+        recovery=RECOVERY.model_copy(update={"micro_batch_sequences": 1}),
+        schedule=loop.schedule,
+        progress=Progress(),
+        emit=lambda _: None,
+    )
+    losses, norms = zip(loop._gradient(), split._gradient(), strict=True)
+    assert losses[0] == pytest.approx(losses[1], rel=1e-6)
+    assert norms[0] == pytest.approx(norms[1], rel=1e-5)
+
+
+def test_a_request_to_stop_ends_training_between_two_steps(loop: TrainingLoop) -> None:
+    assert not loop.train(10, increment=1, stop=lambda: loop.progress.step == 4)
+    assert loop.progress.step == 4
+
+
+def test_a_non_finite_loss_goes_back_to_the_last_good_state_at_half_the_rate(
+    loop: TrainingLoop, events: list[Event]
+) -> None:
+    loop.train(2, increment=1, stop=never)
+    good = [p.detach().clone() for p in loop.model.parameters()]
+    poison_after(loop, 3, times=1)
+    restored = []
+
+    def stop() -> bool:
+        if loop.progress.num_rollbacks and not restored:
+            restored.extend(p.detach().clone() for p in loop.model.parameters())
+        return False
+
+    assert loop.train(6, increment=1, stop=stop)
+    assert all(torch.equal(a, b) for a, b in zip(good, restored, strict=True))
+    (warning,) = (event for event in events if isinstance(event, RunWarning))
+    assert warning.code == "rolled_back"
+    steps = [event for event in events if isinstance(event, StepFinished)]
+    assert [e.step for e in steps] == [1, 2, 3, 4, 5, 3, 4, 5, 6]
+    assert steps[-1].learning_rate == 1.5e-3
+
+
+def test_a_non_finite_gradient_never_reaches_the_weights(loop: TrainingLoop) -> None:
+    poison_after(loop, 1, times=100)
+    with pytest.raises(NumericsDiverged, match="after 3 rollbacks"):
+        loop.train(5, increment=1, stop=never)
+    assert all(torch.isfinite(p).all() for p in loop.model.parameters())
+
+
+def test_after_a_rollback_training_sees_the_same_text_again(loop: TrainingLoop) -> None:
+    twin_sampler = copy.deepcopy(loop.sampler)
+    poison_after(loop, 2, times=1)
+    loop.train(5, increment=1, stop=never)
+    twin_sampler.next_batch(5 * 4)
+    assert loop.sampler.state() == twin_sampler.state()
+
+
+def test_norms_and_biases_do_not_decay(tiny_llama: PreTrainedModel) -> None:
+    optimizer = build_optimizer(tiny_llama, RECOVERY.model_copy(update={"weight_decay": 0.1}))
+    decay = {
+        id(parameter): group["weight_decay"]
+        for group in optimizer.param_groups
+        for parameter in group["params"]
+    }
+    for name, parameter in tiny_llama.named_parameters():
+        assert decay[id(parameter)] == (0.0 if "norm" in name else 0.1)
