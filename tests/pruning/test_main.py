@@ -1,0 +1,162 @@
+"""The command line as a real subprocess, as the worker starts it."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import IO
+
+import pytest
+import torch
+from safetensors.torch import load_file
+
+from pruning.events import (
+    Event,
+    IncrementFinished,
+    RunFailed,
+    RunFinished,
+    RunStopped,
+    StepFinished,
+    parse_event,
+)
+from pruning.manifest import read_manifest
+from pruning.recipe import Recipe
+from tests.pruning.recipes import make_recipe, write_corpus
+
+SLOW = {"schedule": {"num_increments": 3, "num_tokens": 240 * 256, "token_share": "constant"}}
+"""Enough steps that a signal sent after the first increment comes before the end of the second."""
+
+
+@pytest.fixture
+def recipe(tiny_model_dir: Path, tmp_path: Path) -> Recipe:
+    corpus = write_corpus(tmp_path / "corpus.jsonl", num_documents=300)
+    return make_recipe(tiny_model_dir, corpus, **SLOW)
+
+
+@pytest.fixture
+def recipe_file(recipe: Recipe, tmp_path: Path) -> Path:
+    path = tmp_path / "recipe.json"
+    path.write_text(recipe.model_dump_json())
+    return path
+
+
+@contextmanager
+def started(*arguments: str | Path) -> Iterator[tuple[subprocess.Popen[str], IO[str]]]:
+    """The child process and the reading end of its events."""
+    reading, writing = os.pipe()
+    process = subprocess.Popen(
+        [sys.executable, "-m", "pruning", "run", *map(str, arguments)]
+        + ["--events-fd", str(writing), "--device", "cpu", "--threads", "1"],
+        pass_fds=[writing],
+        stderr=subprocess.PIPE,
+        text=True,
+    )
+    os.close(writing)
+    try:
+        with os.fdopen(reading, encoding="utf-8") as pipe:
+            yield process, pipe
+    finally:
+        process.kill()
+        process.communicate()
+
+
+def run_to_end(*arguments: str | Path) -> tuple[int, list[Event]]:
+    with started(*arguments) as (process, pipe):
+        events = [parse_event(line) for line in pipe]
+        return process.wait(), events
+
+
+def final_weights(out_dir: Path) -> dict[str, torch.Tensor]:
+    return load_file(out_dir / "increment-0003" / "training_state" / "weights.safetensors")
+
+
+def test_sigterm_then_resume_reaches_the_same_model_as_an_uninterrupted_run(
+    recipe_file: Path, tmp_path: Path
+) -> None:
+    whole, cut, resumed = (tmp_path / name for name in ("whole", "cut", "resumed"))
+    exit_code, events = run_to_end(recipe_file, "--out", whole)
+    assert exit_code == 0
+    assert isinstance(events[-1], RunFinished)
+
+    with started(recipe_file, "--out", cut) as (process, pipe):
+        seen = []
+        for line in pipe:
+            seen.append(parse_event(line))
+            if isinstance(seen[-1], IncrementFinished):
+                process.send_signal(signal.SIGTERM)
+        assert process.wait() == 0
+    assert isinstance(seen[-1], RunStopped)
+    assert seen[-1].increment == 1
+    assert not (cut / "increment-0002").exists()
+
+    first = cut / "increment-0001"
+    exit_code, events = run_to_end(recipe_file, "--out", resumed, "--resume", first)
+    assert exit_code == 0
+    steps = [event.step for event in events if isinstance(event, StepFinished)]
+    assert steps == list(range(81, 241))
+    expected, found = final_weights(whole), final_weights(resumed)
+    assert all(torch.equal(expected[name], found[name]) for name in expected)
+    read_manifest(resumed / "increment-0003").verify(resumed / "increment-0003")
+
+
+@pytest.mark.parametrize(
+    ("change", "code", "param"),
+    [
+        ({"target": "a lot"}, "invalid_recipe", "target"),
+        ({"model": "/absent/model"}, "model_not_found", "model.path"),
+        ({"data": {"train": "/absent/text.jsonl"}}, "data_invalid", "data.train"),
+    ],
+)
+def test_what_must_be_changed_first_exits_78_and_says_what(
+    recipe_file: Path, tmp_path: Path, change: dict[str, object], code: str, param: str
+) -> None:
+    recipe_file.write_text(json.dumps({**json.loads(recipe_file.read_text()), **change}))
+    exit_code, events = run_to_end(recipe_file, "--out", tmp_path / "out")
+    assert exit_code == 78
+    failure = events[-1]
+    assert isinstance(failure, RunFailed)
+    assert failure.code == code
+    assert failure.param is not None
+    assert failure.param.startswith(param)
+    assert not failure.retryable
+
+
+def test_a_damaged_checkpoint_exits_75(recipe_file: Path, tmp_path: Path) -> None:
+    exit_code, events = run_to_end(
+        recipe_file, "--out", tmp_path / "out", "--resume", tmp_path / "absent"
+    )
+    assert exit_code == 75
+    assert isinstance(events[-1], RunFailed)
+    assert events[-1].code == "checkpoint_corrupt"
+
+
+def test_without_an_events_pipe_a_person_can_read_along_and_inspect_the_result(
+    tiny_model_dir: Path, tmp_path: Path
+) -> None:
+    recipe = make_recipe(
+        tiny_model_dir,
+        write_corpus(tmp_path / "corpus.jsonl"),
+        schedule={"num_increments": 1, "num_tokens": 512},
+    )
+    (tmp_path / "recipe.json").write_text(recipe.model_dump_json())
+    command = [sys.executable, "-m", "pruning"]
+    run = subprocess.run(
+        [*command, "run", tmp_path / "recipe.json", "--out", tmp_path / "out", "--threads", "1"],
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+    assert "increment 1: checkpoint in increment-0001" in run.stderr
+    assert "finished: target_reached" in run.stderr
+    inspected = subprocess.run(
+        [*command, "inspect", "--verify", tmp_path / "out" / "increment-0001"],
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+    assert "8 files verified" in inspected.stdout
+    assert "recovered" in inspected.stdout

@@ -1,0 +1,226 @@
+from pathlib import Path
+
+import pytest
+import torch
+from safetensors.torch import load_file
+from transformers import PreTrainedModel
+
+from pruning.errors import InvalidData, TargetUnreachable
+from pruning.events import (
+    EvaluationFinished,
+    Event,
+    IncrementFinished,
+    PhaseChanged,
+    PruneFinished,
+    RunFinished,
+    RunStarted,
+    RunStopped,
+    RunWarning,
+    StepFinished,
+    dump_event,
+    parse_event,
+)
+from pruning.manifest import read_manifest
+from pruning.pipeline import run
+from pruning.recipe import Recipe
+from tests.pruning.recipes import make_recipe, write_corpus
+
+
+@pytest.fixture
+def corpus(tmp_path: Path) -> Path:
+    return write_corpus(tmp_path / "corpus.jsonl")
+
+
+@pytest.fixture
+def recipe(tiny_model_dir: Path, corpus: Path) -> Recipe:
+    return make_recipe(tiny_model_dir, corpus)
+
+
+def events_of(recipe: Recipe, out_dir: Path) -> list[Event]:
+    events: list[Event] = []
+    run(recipe, out_dir, events.append, device="cpu")
+    return events
+
+
+def only(events: list[Event], kind: type) -> list:
+    return [event for event in events if isinstance(event, kind)]
+
+
+def perplexities(events: list[Event], stage: str) -> list[float]:
+    return [
+        e.value
+        for e in only(events, EvaluationFinished)
+        if (e.metric, e.stage) == ("perplexity", stage)
+    ]
+
+
+def training_tensors(increment_dir: Path) -> dict[str, torch.Tensor]:
+    state = increment_dir / "training_state"
+    return {
+        **load_file(state / "weights.safetensors"),
+        **load_file(state / "optimizer.safetensors"),
+    }
+
+
+def test_a_run_reaches_its_target_and_training_mends_each_cut(
+    recipe: Recipe, tmp_path: Path
+) -> None:
+    events = events_of(recipe, tmp_path / "out")
+    (started,) = only(events, RunStarted)
+    (finished,) = only(events, RunFinished)
+    assert finished.outcome == "target_reached"
+    largest_group = 48 * 3 * 8
+    assert 0 <= started.target_num_parameters - finished.num_parameters <= largest_group
+    for pruned, recovered in zip(
+        perplexities(events, "pruned"), perplexities(events, "recovered"), strict=True
+    ):
+        assert recovered < pruned
+
+
+def test_the_events_tell_the_run_in_order(recipe: Recipe, tmp_path: Path) -> None:
+    events = events_of(recipe, tmp_path / "out")
+    assert all(parse_event(dump_event(event)) == event for event in events)
+    assert len(only(events, PruneFinished)) == len(only(events, IncrementFinished)) == 3
+    assert [e.step for e in only(events, StepFinished)] == list(range(1, 13))
+    phases = [e.phase for e in only(events, PhaseChanged) if e.increment == 2]
+    assert phases == [
+        "calibrating",
+        "pruning",
+        "evaluating",
+        "training",
+        "evaluating",
+        "exporting",
+    ]
+    assert isinstance(events[-1], RunFinished)
+
+
+@pytest.mark.parametrize("stop_after_steps", [4, 5, 7, 8, 11])
+def test_a_resumed_run_equals_an_uninterrupted_one_bit_for_bit(
+    recipe: Recipe, tmp_path: Path, stop_after_steps: int
+) -> None:
+    run(recipe, tmp_path / "whole", lambda _: None, device="cpu")
+    seen: list[Event] = []
+    outcome = run(
+        recipe,
+        tmp_path / "cut",
+        seen.append,
+        stop=lambda: (
+            len(only(seen, StepFinished)) >= stop_after_steps
+            and len(only(seen, IncrementFinished)) >= 1
+        ),
+        device="cpu",
+    )
+    assert outcome is None
+    (stopped,) = only(seen, RunStopped)
+    last = tmp_path / "cut" / f"increment-{stopped.increment:04d}"
+    resumed: list[Event] = []
+    run(recipe, tmp_path / "resumed", resumed.append, resume_from=last, device="cpu")
+    assert only(resumed, RunStarted)[0].first_increment == stopped.increment + 1
+    expected = training_tensors(tmp_path / "whole" / "increment-0003")
+    found = training_tensors(tmp_path / "resumed" / "increment-0003")
+    assert expected.keys() == found.keys()
+    assert all(torch.equal(expected[name], found[name]) for name in expected)
+
+
+def test_a_resumed_manifest_holds_the_whole_history(recipe: Recipe, tmp_path: Path) -> None:
+    run(recipe, tmp_path / "out", lambda _: None, device="cpu")
+    first = tmp_path / "out" / "increment-0001"
+    run(recipe, tmp_path / "resumed", lambda _: None, resume_from=first, device="cpu")
+    whole, resumed = (
+        read_manifest(tmp_path / name / "increment-0003") for name in ("out", "resumed")
+    )
+    assert resumed.measurements == whole.measurements
+    assert resumed.plan == whole.plan
+
+
+def test_resuming_on_other_text_is_refused(recipe: Recipe, tmp_path: Path, corpus: Path) -> None:
+    run(recipe, tmp_path / "out", lambda _: None, device="cpu")
+    write_corpus(corpus, seed=9)
+    first = tmp_path / "out" / "increment-0001"
+    with pytest.raises(InvalidData, match="text changed"):
+        run(recipe, tmp_path / "again", lambda _: None, resume_from=first, device="cpu")
+
+
+def test_a_family_publishes_every_size(tiny_model_dir: Path, corpus: Path, tmp_path: Path) -> None:
+    recipe = make_recipe(
+        tiny_model_dir,
+        corpus,
+        target=["10%", "30%", "20%"],
+        recovery={"kind": "none"},
+        schedule={"num_increments": 3},
+    )
+    events = events_of(recipe, tmp_path / "out")
+    (started,) = only(events, RunStarted)
+    removed = [
+        (started.num_parameters - e.num_parameters) / started.num_prunable_parameters
+        for e in only(events, IncrementFinished)
+    ]
+    assert removed == pytest.approx([0.1, 0.2, 0.3], abs=0.03)
+    assert not only(events, StepFinished)
+
+
+def test_the_increment_that_breaks_the_quality_floor_is_not_published(
+    tiny_model_dir: Path, corpus: Path, tmp_path: Path, tiny_llama: PreTrainedModel
+) -> None:
+    # What a cut does to random weights is found by measuring; the floor is put just below it.
+    options = {"recovery": {"kind": "none"}, "schedule": {"num_increments": 3}, "target": "60%"}
+    free = events_of(make_recipe(tiny_model_dir, corpus, **options), tmp_path / "free")
+    (base,) = perplexities(free, "base")
+    ratios = [value / base for value in perplexities(free, "recovered")]
+    breaking = max(range(3), key=ratios.__getitem__)
+    floor = {"max": max(1.0001, (1 + ratios[breaking]) / 2)}
+    events = events_of(
+        make_recipe(tiny_model_dir, corpus, quality_floor=floor, **options), tmp_path / "floored"
+    )
+    (finished,) = only(events, RunFinished)
+    assert finished.outcome == "quality_floor"
+    first_broken = next(i for i, ratio in enumerate(ratios) if ratio > floor["max"])
+    assert [e.increment for e in only(events, IncrementFinished)] == list(
+        range(1, first_broken + 1)
+    )
+    assert finished.increment == first_broken
+
+
+def test_speed_is_measured_of_the_base_and_the_final_model(
+    tiny_model_dir: Path, corpus: Path, tmp_path: Path
+) -> None:
+    recipe = make_recipe(tiny_model_dir, corpus, evaluation={"context_length": 64})
+    events = events_of(recipe, tmp_path / "out")
+    speeds = [e for e in only(events, EvaluationFinished) if e.suite == "speed"]
+    assert [(e.increment, e.stage) for e in speeds] == [(0, "base")] * 2 + [(3, "recovered")] * 2
+    assert speeds[0].protocol == speeds[2].protocol
+
+
+def test_text_that_runs_out_is_reported(tiny_model_dir: Path, corpus: Path, tmp_path: Path) -> None:
+    recipe = make_recipe(
+        tiny_model_dir,
+        write_corpus(tmp_path / "short.jsonl", num_documents=6),
+        schedule={"num_increments": 1, "num_tokens": 12 * 256},
+    )
+    warnings = only(events_of(recipe, tmp_path / "out"), RunWarning)
+    assert warnings[0].code == "domain_exhausted"
+    assert warnings[0].message == "domain train is used up; epoch 2 of it begins"
+
+
+def test_without_a_budget_the_run_is_one_pass_over_the_text(
+    tiny_model_dir: Path, corpus: Path, tmp_path: Path
+) -> None:
+    events = events_of(
+        make_recipe(tiny_model_dir, corpus, schedule={"num_increments": 1}), tmp_path / "out"
+    )
+    (started,) = only(events, RunStarted)
+    num_tokens = (tmp_path / "out" / "corpus" / "000.train.bin").stat().st_size // 2
+    assert num_tokens - 256 - 64 < started.num_tokens <= num_tokens
+    assert not only(events, RunWarning)
+
+
+def test_a_target_above_the_model_is_refused(
+    tiny_model_dir: Path, corpus: Path, tmp_path: Path
+) -> None:
+    with pytest.raises(TargetUnreachable):
+        run(
+            make_recipe(tiny_model_dir, corpus, target="1M"),
+            tmp_path / "out",
+            lambda _: None,
+            device="cpu",
+        )
