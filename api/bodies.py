@@ -1,4 +1,4 @@
-"""Reading request bodies strictly: JSON as RFC 8259 has it, and nothing the databases cannot keep."""
+"""Reading request bodies strictly: JSON as RFC 8259 has it, and nothing no database can keep."""
 
 import json
 from collections.abc import Awaitable, Callable

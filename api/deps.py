@@ -37,7 +37,7 @@ def read_session(request: Request) -> Iterator[Session]:
         yield session
 
 
-# With the default scope the commit would come after the answer, and a commit that fails would be a 201.
+# With the default scope the commit would follow the answer, and one that fails would be a 201.
 WriteSession = Annotated[Session, Depends(write_session, scope="function")]
 ReadSession = Annotated[Session, Depends(read_session, scope="function")]
 
@@ -119,7 +119,7 @@ def authenticate(sessions: SessionFactory, secret: str) -> Principal:
 
 
 def by_session(request: Request) -> Principal | None:
-    """Who is signed in to the dashboard; writes need a form token or a key, so only reads count here."""
+    """Who is signed in to the dashboard; here only to read, since writing needs a form token."""
     cookie = request.cookies.get(SESSION_COOKIE)
     if cookie is None or request.method not in _SAFE_METHODS:
         return None

@@ -1,12 +1,12 @@
 """Every error the API answers, as one `application/problem+json` (RFC 9457).
 
-Routes raise and hold no `try`: domain errors of the registry and the library, `Problem` for what only
-HTTP knows, and the framework's own errors all end in `install_error_handlers`.
+Routes raise and hold no `try`: domain errors of the registry and the library, `Problem` for what
+only HTTP knows, and the framework's own errors all end in `install_error_handlers`.
 """
 
 import logging
-from collections.abc import Mapping, Sequence
-from typing import Any, TypeVar
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
 
 from fastapi import FastAPI, Request, Response
 from fastapi.exceptions import RequestValidationError
@@ -61,7 +61,6 @@ _CODE_BY_STATUS = {
 }
 _RETRYABLE = frozenset({"idempotency_in_progress", "storage_full", "storage_error"})
 _RETRY_AFTER_SECONDS = 2
-_Error = TypeVar("_Error", bound=Exception)
 PROBLEM_JSON = "application/problem+json"
 
 
@@ -177,51 +176,50 @@ def from_registry_error(error: RegistryError) -> Problem:
     return Problem(error.code, error.message, retryable=retryable, headers=headers)
 
 
+def from_pruning_error(error: PruningError) -> Problem:
+    """What the library refuses about a recipe."""
+    extensions = {"hint": error.hint} if error.hint else {}
+    return Problem(error.code, error.message, param=error.param, extensions=extensions)
+
+
+def from_database_error(error: Exception) -> Problem:
+    """The database is away; the request may be repeated as it is."""
+    logger.warning("database unavailable: %s", error)
+    headers = {"Retry-After": str(_RETRY_AFTER_SECONDS)}
+    detail = "The database did not answer; nothing was changed."
+    return Problem("database_unavailable", detail, retryable=True, headers=headers)
+
+
+def from_unexpected(_error: Exception) -> Problem:
+    """A fault of ours; the server's log has the rest."""
+    detail = "Something went wrong on our side; the request id finds it in the server's log."
+    return Problem("internal", detail)
+
+
 def install_error_handlers(app: FastAPI) -> None:
     """Answer every error of every route, and of no route, as a problem."""
-
-    def problem(request: Request, error: Exception) -> Response:
-        return problem_response(request, _as(Problem, error))
-
-    def invalid(request: Request, error: Exception) -> Response:
-        errors = _as(RequestValidationError, error).errors()
-        return problem_response(request, from_validation_errors(errors))
+    translations: Sequence[tuple[type[Exception], Callable[[Any], Problem]]] = (
+        (Problem, lambda problem: problem),
+        (RequestValidationError, lambda error: from_validation_errors(error.errors())),
+        (RegistryError, from_registry_error),
+        (PruningError, from_pruning_error),
+        (OperationalError, from_database_error),
+        (InterfaceError, from_database_error),
+        (PoolTimeout, from_database_error),
+        (Exception, from_unexpected),
+    )
+    for kind, translate in translations:
+        app.add_exception_handler(kind, _handler(translate))
 
     def framework(request: Request, error: Exception) -> Response:
-        refused = from_http_exception(request, _as(HTTPException, error))
-        return problem_response(request, refused)
+        assert isinstance(error, HTTPException)
+        return problem_response(request, from_http_exception(request, error))
 
-    def registry(request: Request, error: Exception) -> Response:
-        return problem_response(request, from_registry_error(_as(RegistryError, error)))
-
-    def library(request: Request, error: Exception) -> Response:
-        found = _as(PruningError, error)
-        extensions = {"hint": found.hint} if found.hint else {}
-        refused = Problem(found.code, found.message, param=found.param, extensions=extensions)
-        return problem_response(request, refused)
-
-    def database(request: Request, error: Exception) -> Response:
-        logger.warning("database unavailable: %s", error)
-        headers = {"Retry-After": str(_RETRY_AFTER_SECONDS)}
-        detail = "The database did not answer; nothing was changed."
-        down = Problem("database_unavailable", detail, retryable=True, headers=headers)
-        return problem_response(request, down)
-
-    def unexpected(request: Request, _error: Exception) -> Response:
-        detail = "Something went wrong on our side; the request id finds it in the server's log."
-        return problem_response(request, Problem("internal", detail))
-
-    app.add_exception_handler(Problem, problem)
-    app.add_exception_handler(RequestValidationError, invalid)
     app.add_exception_handler(HTTPException, framework)
-    app.add_exception_handler(RegistryError, registry)
-    app.add_exception_handler(PruningError, library)
-    for kind in (OperationalError, InterfaceError, PoolTimeout):
-        app.add_exception_handler(kind, database)
-    app.add_exception_handler(Exception, unexpected)
 
 
-def _as(kind: type[_Error], error: Exception) -> _Error:
-    # Starlette types every handler as taking an Exception; it calls it with the class registered.
-    assert isinstance(error, kind)
-    return error
+def _handler(translate: Callable[[Any], Problem]) -> Callable[[Request, Exception], Response]:
+    def handle(request: Request, error: Exception) -> Response:
+        return problem_response(request, translate(error))
+
+    return handle

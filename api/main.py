@@ -37,6 +37,7 @@ def create_app(
         # The pages of these load scripts from another host.
         docs_url=None,
         redoc_url=None,
+        redirect_slashes=False,
         lifespan=_lifespan,
         max_body_size=limits.max_body_bytes,
         dependencies=[Depends(only_known_query)],
@@ -63,7 +64,9 @@ def _open(app: FastAPI, settings: Settings, api_settings: ApiSettings) -> None:
     app.state.engine = create_engine(settings)
     app.state.sessions = session_factory(app.state.engine)
     app.state.store = store_for(settings.artifacts_url)
-    app.state.signer = load_signer(settings.data_dir, given and given.get_secret_value())
+    app.state.signer = load_signer(
+        settings.data_dir, given.get_secret_value() if given is not None else None
+    )
     app.state.templates = build_templates()
     app.state.stopping = threading.Event()
 

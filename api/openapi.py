@@ -78,7 +78,7 @@ _SIMPLE_FORMS: Mapping[tuple[str, str], Mapping[str, Any]] = {
     ("Data", "evaluation"): {**_STRING, "description": "`org/name:config` or a path."},
     ("Domain", "source"): {**_STRING, "description": "`org/name:config` or a path."},
 }
-"""Where a person may write a string for an object: the validators accept it, the schema must say so."""
+"""Where a person may write a string for an object: the validators accept it, so it is said."""
 
 
 def install_openapi(app: FastAPI, *, models: Sequence[type[BaseModel]]) -> None:

@@ -1,4 +1,4 @@
-"""Query parameters: what is not offered is refused, so that a misspelt filter never lists everything."""
+"""Query parameters: what is not offered is refused, or a misspelt filter would list everything."""
 
 from collections.abc import Iterator
 from datetime import UTC, datetime
@@ -6,7 +6,7 @@ from typing import Annotated, Literal
 
 from fastapi import Query, Request
 from fastapi.dependencies.models import Dependant
-from pydantic import AwareDatetime, BaseModel, ConfigDict, Field
+from pydantic import AfterValidator, AwareDatetime, BaseModel, ConfigDict, Field
 
 from api.errors import Problem
 from registry.status import JobStatus
@@ -48,6 +48,16 @@ def _query_names(dependant: Dependant) -> Iterator[str]:
         yield from _query_names(part)
 
 
+def _as_utc(at: datetime) -> datetime:
+    try:
+        return at.astimezone(UTC)
+    except OverflowError:
+        raise ValueError("no such time in UTC") from None
+
+
+UtcTime = Annotated[AwareDatetime, AfterValidator(_as_utc)]
+
+
 class JobQuery(BaseModel):
     """How a list of jobs is narrowed and paged."""
 
@@ -58,18 +68,8 @@ class JobQuery(BaseModel):
     order: Literal["asc", "desc"] = Field("desc", description="By time of creation.")
     status: list[JobStatus] = Field([], description="Only these statuses; may be repeated.")
     model: str | None = Field(None, description="Only jobs of this model.")
-    created_after: AwareDatetime | None = Field(None, description="Only jobs created after this.")
-    created_before: AwareDatetime | None = Field(None, description="Only jobs created before this.")
+    created_after: UtcTime | None = Field(None, description="Only jobs created after this.")
+    created_before: UtcTime | None = Field(None, description="Only jobs created before this.")
 
 
 JobQueryDep = Annotated[JobQuery, Query()]
-
-
-def as_utc(at: datetime | None) -> datetime | None:
-    """The same moment in UTC, or the nearest that UTC can express."""
-    if at is None:
-        return None
-    try:
-        return at.astimezone(UTC)
-    except OverflowError:
-        return (datetime.min if at.year < 1000 else datetime.max).replace(tzinfo=UTC)

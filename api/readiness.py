@@ -5,19 +5,15 @@ from collections.abc import Callable, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from concurrent.futures import TimeoutError as Overdue
 from datetime import timedelta
-from functools import lru_cache
-from importlib.util import find_spec
-from pathlib import Path
 from typing import Literal
 
-from alembic.runtime.migration import MigrationContext
-from alembic.script import ScriptDirectory
 from sqlalchemy import Engine, select, text
 from sqlalchemy.exc import SQLAlchemyError
 
 from api.schemas import Check
 from registry.db import SessionFactory, database_now, reading
 from registry.errors import RegistryError
+from registry.migrate import is_at_head
 from registry.settings import Settings
 from registry.storage import ArtifactStore, LocalStore
 from registry.tables import Worker
@@ -56,25 +52,11 @@ def check_database(engine: Engine) -> Check:
     return Check(status="ok")
 
 
-def check_migrations(engine: Engine) -> Check:
+def check_migrations(settings: Settings, engine: Engine) -> Check:
     """The schema is the one this code was written for."""
-    with engine.connect() as connection:
-        context = MigrationContext.configure(connection.execution_options(reading=True))
-        found = set(context.get_current_heads())
-    wanted = _newest_revisions()
-    if found == wanted:
+    if is_at_head(settings, engine):
         return Check(status="ok")
-    detail = f"at {', '.join(sorted(found)) or 'nothing'}, need {', '.join(sorted(wanted))}"
-    return Check(status="failed", detail=detail)
-
-
-@lru_cache(maxsize=1)
-def _newest_revisions() -> frozenset[str]:
-    spec = find_spec("migrations")
-    if spec is None or not spec.submodule_search_locations:
-        raise FileNotFoundError("the package migrations is not installed")
-    root = Path(next(iter(spec.submodule_search_locations)))
-    return frozenset(ScriptDirectory(str(root)).get_heads())
+    return Check(status="failed", detail="run `python -m registry migrate`")
 
 
 def check_artifacts(store: ArtifactStore) -> Check:

@@ -159,7 +159,7 @@ def _queue_positions(session: Session, jobs: Sequence[Job]) -> Mapping[str, int]
         .subquery()
     )
     rows = session.execute(select(places.c.id, places.c.place).where(places.c.id.in_(queued)))
-    return {job_id: place for job_id, place in rows}
+    return {row.id: row.place for row in rows}
 
 
 def read_event(event: JobEvent) -> EventRead:

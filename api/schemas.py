@@ -1,7 +1,7 @@
 """What clients send and get. Every field is described: the OpenAPI document is the client's manual.
 
-`JobCreate` is the library's own `Recipe` with what only the service knows beside it, so a request is
-validated by the class that the run consumes.
+`JobCreate` is the library's own `Recipe` with what only the service knows beside it, so a request
+is validated by the class that the run consumes.
 """
 
 from datetime import datetime

@@ -54,7 +54,7 @@ class SessionSigner:
 
 
 def load_signer(data_dir: Path, given: str | None) -> SessionSigner:
-    """The signer of this installation: of the secret `given`, else of one made once in `data_dir`."""
+    """The signer of this installation: its secret is `given`, or made once in `data_dir`."""
     if given is not None:
         return SessionSigner(given.encode())
     path = data_dir / "session-secret"

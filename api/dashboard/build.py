@@ -1,7 +1,7 @@
 """Fetch the dashboard's browser libraries: `python -m api.dashboard.build`.
 
-They come from npm by lock file (every tarball checked against its digest) and are copied to
-`static/vendor/`. Without them the pages still show every number; charts are then drawn on the server.
+They come from npm by lock file, every tarball checked by its digest, and are copied to
+They come from npm by lock file, each tarball checked by its digest, and are copied to
 """
 
 import argparse

@@ -2,7 +2,7 @@
 
 from datetime import datetime
 
-ABSENT = "–"
+ABSENT = "\N{EN DASH}"
 """What stands where a number is not known."""
 
 _COUNT_UNITS = ((1e12, "T"), (1e9, "B"), (1e6, "M"), (1e3, "K"))
@@ -25,7 +25,8 @@ def _scaled(value: float, units: tuple[tuple[float, str], ...]) -> str:
     for scale, unit in units:
         if abs(value) >= scale:
             shown = value / scale
-            return f"{shown:.{0 if shown >= 1000 else 1 if shown >= 100 else 2}f} {unit}"
+            digits = 1 if shown >= 100 else 2
+            return f"{shown:.{digits}f}".rstrip("0").rstrip(".") + f" {unit}"
     return f"{value:.0f}"
 
 

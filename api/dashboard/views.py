@@ -83,6 +83,7 @@ class JobView:
     job: JobRead
     active: bool
     perplexity: float | None
+    perplexity_stage: str | None
     base_perplexity: float | None
     loss: float | None
     loss_plot: Plot
@@ -103,6 +104,7 @@ def view_job(session: Session, tenant_id: str, job_id: str) -> JobView:
     """
     job = jobs.get(session, tenant_id, job_id)
     evaluations = checkpoints.evaluations_for_job(session, job_id)
+    quality = _by_quality(evaluations)
     curves = curves_of(session, job, evaluations)
     widths = read_widths(job, checkpoints.increments(session, job_id))
     published = [
@@ -114,13 +116,14 @@ def view_job(session: Session, tenant_id: str, job_id: str) -> JobView:
         job=read_job(session, job),
         active=job.status not in TERMINAL,
         perplexity=curves.perplexity.values[-1] if curves.perplexity else None,
+        perplexity_stage=quality[-1].stage if quality else None,
         base_perplexity=curves.base_perplexity,
         loss=curves.loss.values[-1] if curves.loss else None,
         loss_plot=draw(curves.loss, curves.cuts, max_tokens=span, dots=False),
         perplexity_plot=draw(curves.perplexity, curves.cuts, max_tokens=span, dots=True),
         heatmaps=_heatmaps(widths),
         widths=widths,
-        comparison=_comparison(job, evaluations),
+        comparison=_comparison(job, evaluations, published),
         checkpoints=list(reversed(published)),
         events=_newest_events(session, job_id),
     )
@@ -129,6 +132,7 @@ def view_job(session: Session, tenant_id: str, job_id: str) -> JobView:
 def curves_of(session: Session, job: Job, evaluations: Sequence[Evaluation]) -> Curves:
     """The job's curves, thinned for drawing."""
     columns = metrics.columns(session, job.id, ("num_tokens", "loss"), 0, CURVE_POINTS)
+    quality = _by_quality(evaluations)
     cuts = [
         float(event.data["num_tokens"])
         for event in _events_of(session, job.id, "prune.step")
@@ -137,8 +141,7 @@ def curves_of(session: Session, job: Job, evaluations: Sequence[Evaluation]) -> 
     return Curves(
         loss=_finite_series(columns["num_tokens"], columns["loss"]),
         perplexity=_finite_series(
-            [row.num_tokens for row in _by_quality(evaluations)],
-            [row.value for row in _by_quality(evaluations)],
+            [row.num_tokens for row in quality], [row.value for row in quality]
         ),
         cuts=cuts,
         base_perplexity=quality_of(evaluations, 0, "base"),
@@ -190,13 +193,13 @@ def _heatmaps(widths: WidthsRead) -> list[Heatmap]:
     return [one for one in drawn if one is not None]
 
 
-def _comparison(job: Job, evaluations: Sequence[Evaluation]) -> list[Comparison]:
-    """Base model, last cut before its training, and after; only what was measured."""
-    last = max((row.increment for row in evaluations if row.stage != "base"), default=0)
-    cut_params = job.params_now if last else None
-    rows = [
-        Comparison("Parameters", "count", job.params_start, cut_params, cut_params, True),
-    ]
+def _comparison(
+    job: Job, evaluations: Sequence[Evaluation], published: Sequence[CheckpointRead]
+) -> list[Comparison]:
+    """Base model, the last recovered increment before its training, and after; as measured."""
+    last = max((row.increment for row in evaluations if row.stage == "recovered"), default=0)
+    left = next((row.params for row in published if row.increment == last), None)
+    rows = [Comparison("Parameters", "count", job.params_start, left, left, True)]
     measured = dict.fromkeys((row.suite, row.metric) for row in evaluations)
     for suite, metric in measured:
         values = {

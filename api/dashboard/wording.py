@@ -43,7 +43,8 @@ def _pruned(data: Data) -> str:
 
 def _evaluated(data: Data) -> str:
     metric = str(data.get("metric", "")).replace("_", " ")
-    return f"{metric} {decimal(data.get('value'))}, {data.get('stage', '')}{_cut(data.get('increment'))}"
+    stage = f"{data.get('stage', '')}{_cut(data.get('increment'))}"
+    return f"{metric} {decimal(data.get('value'))}, {stage}"
 
 
 def _published(data: Data) -> str:

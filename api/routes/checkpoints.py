@@ -1,6 +1,6 @@
 """Checkpoints: what a job published, what was measured of it, and its files."""
 
-from typing import Annotated
+from typing import Annotated, Any
 
 from fastapi import APIRouter, Header, Request, Response
 from sqlalchemy.orm import Session
@@ -78,7 +78,7 @@ def list_files(checkpoint_id: str, who: CheckpointReader, session: ReadSession) 
 
 
 _FILE = "/checkpoints/{checkpoint_id}/files/{path:path}"
-_FILE_RESPONSES = {
+_FILE_RESPONSES: dict[int | str, dict[str, Any]] = {
     200: {"description": "The whole file.", "content": {"application/octet-stream": {}}},
     206: {"description": "The ranges asked for.", "content": {"application/octet-stream": {}}},
     304: {"description": "You have it: the ETag is the sha256."},

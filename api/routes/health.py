@@ -39,12 +39,12 @@ def read_version() -> Version:
     responses={503: {"model": Readiness, "description": "A check failed."}, **problems(422)},
 )
 def readyz(request: Request) -> JSONResponse:
-    """Each thing this process needs. Without a live worker it is degraded: jobs are taken but wait."""
+    """Each thing this process needs. Without a live worker it is degraded: jobs wait."""
     state = request.app.state
     checks = run_checks(
         {
             "database": lambda: check_database(state.engine),
-            "migrations": lambda: check_migrations(state.engine),
+            "migrations": lambda: check_migrations(state.settings, state.engine),
             "artifacts": lambda: check_artifacts(state.store),
             "worker": lambda: check_worker(state.sessions, state.settings),
         },

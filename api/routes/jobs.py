@@ -19,7 +19,7 @@ from api.deps import (
 )
 from api.openapi import body_of, problems
 from api.paths import refuse_forbidden_paths
-from api.queries import JobQueryDep, as_utc
+from api.queries import JobQueryDep
 from api.representations import read_job, read_jobs
 from api.schemas import JobCreate, JobDryRun, JobPage, JobRead, PauseRequest
 from api.serving import matches_etag
@@ -118,8 +118,8 @@ def list_jobs(who: JobsReader, query: JobQueryDep, session: ReadSession) -> JobP
         where=JobFilter(
             statuses=query.status,
             model=query.model,
-            created_after=as_utc(query.created_after),
-            created_before=as_utc(query.created_before),
+            created_after=query.created_after,
+            created_before=query.created_before,
         ),
     )
     return JobPage(

@@ -77,7 +77,7 @@ async def stream_events(
 ) -> AsyncIterable[ServerSentEvent]:
     """Every event of a job as it happens, each once, and `metrics` with the latest step between.
 
-    Ends after the job has. A reader who is slow is simply sent the same rows later: nothing is kept in memory.
+    Ends after the job has. A slow reader is sent the rows later: nothing waits in memory.
     """
     yield ServerSentEvent(retry=RECONNECT_MILLISECONDS)
     place = _Place(seq=max(after, _sequence(last_event_id)), step=job.step)
@@ -103,7 +103,7 @@ def _sequence(last_event_id: str | None) -> int:
 def _news(
     sessions: SessionFactory, job_id: str, place: _Place
 ) -> tuple[list[EventRead], dict[str, Any] | None, bool]:
-    """The events after `place` (moved on), the newest step if there is one, and whether that is all."""
+    """The events after `place` (moved on), the newest step if any, and whether that is all."""
     with reading(sessions) as session:
         job = session.get(Job, job_id)
         if job is None:
