@@ -92,7 +92,7 @@ class Recorder:
             case PhaseChanged():
                 self._record_phase(event)
             case RunWarning():
-                self._append("warning", _data(event), level="warn")
+                self._append("warning", _data(event), level="warning")
             case RunStarted() | PruneFinished() | EvaluationFinished():
                 self._record_finding(event)
 
@@ -117,7 +117,7 @@ class Recorder:
 
     def warn(self, code: str, message: str) -> None:
         """Add a warning of the worker's own."""
-        self._append("warning", {"code": code, "message": message}, level="warn")
+        self._append("warning", {"code": code, "message": message}, level="warning")
 
     def _append(self, event_type: str, data: dict[str, Any], *, level: str = "info") -> None:
         self._apply(lambda s: commits.record_event(s, self._lease, event_type, data, level=level))
