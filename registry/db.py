@@ -100,7 +100,9 @@ def reading(factory: SessionFactory) -> Iterator[Session]:
 def database_now(session: Session) -> datetime:
     """The time by the clock that all processes share: the Postgres server's, or this host's."""
     if session.get_bind().dialect.name == "postgresql":
-        now: datetime = session.execute(text("SELECT clock_timestamp()")).scalar_one()
+        # Asking for the time must not write rows that are still being changed.
+        with session.no_autoflush:
+            now: datetime = session.execute(text("SELECT clock_timestamp()")).scalar_one()
         return now.astimezone(UTC)
     return datetime.now(UTC)
 

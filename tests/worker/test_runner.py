@@ -1,0 +1,257 @@
+"""One slice with a real child process, on both databases."""
+
+import signal
+import threading
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from registry import checkpoints, events, jobs, metrics
+from registry.db import SessionFactory, reading, transaction
+from registry.status import JobStatus
+from registry.tables import Job, JobAttempt
+from tests.worker.conftest import Submit
+from tests.worker.history import check_history
+from worker import runner
+from worker.workplace import Workplace
+
+Look = Callable[[str], Job]
+
+
+def attempts(factory: SessionFactory, job_id: str) -> list[JobAttempt]:
+    with reading(factory) as session:
+        return list(session.query(JobAttempt).filter_by(job_id=job_id).order_by(JobAttempt.fence))
+
+
+def in_background(workplace: Workplace, job_id: str) -> threading.Thread:
+    thread = threading.Thread(target=runner.run, args=(workplace, job_id))
+    thread.start()
+    return thread
+
+
+def wait_for(condition: Callable[[], bool], seconds: float = 20.0) -> None:
+    deadline = time.monotonic() + seconds
+    while not condition():
+        assert time.monotonic() < deadline, "did not happen in time"
+        time.sleep(0.02)
+
+
+def test_a_job_runs_to_its_end(
+    workplace: Workplace, submit: Submit, look: Look, factory: SessionFactory
+) -> None:
+    job_id = submit()
+    assert runner.run(workplace, job_id)
+    job = look(job_id)
+    assert (job.status, job.outcome) == (JobStatus.SUCCEEDED, "target_reached")
+    assert (job.increments_done, job.params_now, job.tokens_seen) == (3, 700, 120)
+    assert job.result is not None
+    assert job.result["checkpoint"] == job.head_checkpoint_id
+    check_history(factory, workplace.store, job_id)
+    assert not (workplace.settings.work_dir / job_id).exists()
+
+
+def test_the_child_s_events_become_the_job_s(
+    workplace: Workplace, submit: Submit, factory: SessionFactory
+) -> None:
+    job_id = submit(increments=1)
+    runner.run(workplace, job_id)
+    with reading(factory) as session:
+        types = [event.type for event in events.list_after(session, job_id)]
+        steps = metrics.columns(session, job_id, ("loss",))
+        evaluations = checkpoints.evaluations_for_job(session, job_id)
+    assert types == [
+        *("job.created", "job.queued", "job.started", "job.validated", "increment.started"),
+        *("phase.changed", "prune.step", "phase.changed", "eval.completed", "phase.changed"),
+        *("checkpoint.created", "job.succeeded"),
+    ]
+    assert steps == {"step": [1, 2, 3, 4], "loss": [3.99, 3.98, 3.97, 3.96]}
+    assert [(e.suite, e.stage, e.checkpoint_id is not None) for e in evaluations] == [
+        ("perplexity", "recovered", True)
+    ]
+
+
+def test_a_message_delivered_twice_runs_once(
+    workplace: Workplace, submit: Submit, factory: SessionFactory
+) -> None:
+    job_id = submit(step_seconds=0.02)
+    threads = [in_background(workplace, job_id) for _ in range(4)]
+    for thread in threads:
+        thread.join()
+    assert not runner.run(workplace, job_id)
+    assert len(attempts(factory, job_id)) == 1
+    check_history(factory, workplace.store, job_id)
+
+
+@pytest.mark.parametrize("number", [signal.SIGKILL, signal.SIGSEGV])
+def test_a_killed_child_is_tried_again_from_the_last_increment(
+    workplace: Workplace,
+    submit: Submit,
+    look: Look,
+    factory: SessionFactory,
+    tmp_path: Path,
+    number: signal.Signals,
+) -> None:
+    order = {
+        "increment": 2,
+        "how": "signal",
+        "signal": int(number),
+        "once": str(tmp_path / "once"),
+    }
+    job_id = submit(misbehave=order)
+    runner.run(workplace, job_id)
+    job = look(job_id)
+    assert (job.status, job.increments_done, job.failures) == (JobStatus.QUEUED, 1, 1)
+    runner.run(workplace, job_id)
+    assert look(job_id).status is JobStatus.SUCCEEDED
+    first, second = attempts(factory, job_id)
+    assert (first.exit_code, second.end_cause) == (-number, "finished")
+    assert first.end_cause == {9: "killed", 11: "segfault"}[int(number)]
+    check_history(factory, workplace.store, job_id)
+
+
+def test_steps_that_were_lost_and_run_again_count_once(
+    workplace: Workplace, submit: Submit, factory: SessionFactory, tmp_path: Path
+) -> None:
+    order = {"increment": 2, "how": "exit", "code": 75, "once": str(tmp_path / "once")}
+    job_id = submit(misbehave=order)
+    runner.run(workplace, job_id)
+    runner.run(workplace, job_id)
+    with reading(factory) as session:
+        assert metrics.columns(session, job_id, ("num_tokens",))["step"] == list(range(1, 13))
+
+
+def test_a_job_that_gets_nowhere_fails_after_max_attempts(
+    workplace: Workplace, submit: Submit, look: Look
+) -> None:
+    job_id = submit(max_attempts=2, misbehave={"increment": 1, "how": "signal", "signal": 9})
+    runner.run(workplace, job_id)
+    assert look(job_id).status is JobStatus.QUEUED
+    runner.run(workplace, job_id)
+    job = look(job_id)
+    assert job.status is JobStatus.FAILED
+    assert job.error is not None
+    assert job.error["code"] == "worker_lost_limit"
+
+
+@pytest.mark.parametrize(("code", "status"), [(75, JobStatus.QUEUED), (78, JobStatus.FAILED)])
+def test_the_exit_code_says_whether_to_try_again(
+    workplace: Workplace, submit: Submit, look: Look, code: int, status: JobStatus
+) -> None:
+    order = {"increment": 1, "how": "fail", "code": code, "name": "data_invalid"}
+    job_id = submit(misbehave=order)
+    runner.run(workplace, job_id)
+    job = look(job_id)
+    assert job.status is status
+    assert job.status_reason == "as ordered"
+    if status is JobStatus.FAILED:
+        assert job.error is not None
+        assert job.error["code"] == "data_invalid"
+
+
+def test_what_the_child_printed_is_in_the_error(
+    workplace: Workplace, submit: Submit, look: Look
+) -> None:
+    job_id = submit(misbehave={"increment": 1, "how": "exit", "code": 78})
+    runner.run(workplace, job_id)
+    error = look(job_id).error
+    assert error is not None
+    assert "about to leave" in error["log_tail"]
+
+
+def test_a_slice_of_no_length_commits_one_increment(
+    settings, workplace: Workplace, submit: Submit, look: Look, factory: SessionFactory
+) -> None:  # type: ignore[no-untyped-def]
+    short = Workplace(
+        settings=settings.model_copy(update={"slice_seconds": 0.0}),
+        factory=workplace.factory,
+        store=workplace.store,
+        identity=workplace.identity,
+    )
+    job_id = submit(step_seconds=0.2)
+    while look(job_id).status is JobStatus.QUEUED:
+        runner.run(short, job_id)
+    assert look(job_id).status is JobStatus.SUCCEEDED
+    assert [a.end_cause for a in attempts(factory, job_id)][:1] == ["slice"]
+    assert len(attempts(factory, job_id)) >= 2
+    check_history(factory, workplace.store, job_id)
+
+
+def test_cancelling_kills_the_child(
+    workplace: Workplace, submit: Submit, look: Look, factory: SessionFactory
+) -> None:
+    job_id = submit(misbehave={"increment": 2, "how": "hang"})
+    thread = in_background(workplace, job_id)
+    wait_for(lambda: look(job_id).increments_done == 1)
+    with transaction(factory) as session:
+        jobs.request_cancel(session, jobs.lock(session, job_id))
+    thread.join(10)
+    assert look(job_id).status is JobStatus.CANCELLED
+    check_history(factory, workplace.store, job_id)
+
+
+def test_a_paused_job_stops_at_a_boundary_and_resumes_there(
+    workplace: Workplace, submit: Submit, look: Look, factory: SessionFactory
+) -> None:
+    job_id = submit(increments=4, step_seconds=0.3)
+    thread = in_background(workplace, job_id)
+    wait_for(lambda: look(job_id).increments_done == 1)
+    with transaction(factory) as session:
+        jobs.request_pause(session, jobs.lock(session, job_id))
+    thread.join(20)
+    paused = look(job_id)
+    assert paused.status is JobStatus.PAUSED
+    assert 1 <= paused.increments_done < 4
+    with transaction(factory) as session:
+        jobs.resume(session, jobs.lock(session, job_id))
+    runner.run(workplace, job_id)
+    assert look(job_id).status is JobStatus.SUCCEEDED
+    check_history(factory, workplace.store, job_id)
+
+
+def test_a_worker_that_ends_gives_the_job_back_at_a_boundary(
+    workplace: Workplace, submit: Submit, look: Look, factory: SessionFactory
+) -> None:
+    job_id = submit(increments=4, step_seconds=0.1)
+    thread = in_background(workplace, job_id)
+    wait_for(lambda: look(job_id).increments_done == 1)
+    workplace.stopping.set()
+    thread.join(20)
+    job = look(job_id)
+    assert (job.status, job.failures) == (JobStatus.QUEUED, 0)
+    assert attempts(factory, job_id)[0].end_cause == "shutdown"
+    assert not runner.run(workplace, job_id)
+
+
+def test_a_child_that_ignores_the_request_to_stop_is_killed(
+    settings, workplace: Workplace, submit: Submit, look: Look
+) -> None:  # type: ignore[no-untyped-def]
+    hurried = Workplace(
+        settings=settings.model_copy(update={"stop_grace_seconds": 0.2}),
+        factory=workplace.factory,
+        store=workplace.store,
+        identity=workplace.identity,
+    )
+    job_id = submit(misbehave={"increment": 2, "how": "hang"})
+    thread = in_background(hurried, job_id)
+    wait_for(lambda: look(job_id).increments_done == 1)
+    hurried.stopping.set()
+    thread.join(10)
+    assert (look(job_id).status, look(job_id).failures) == (JobStatus.QUEUED, 0)
+
+
+def test_a_silent_child_is_killed_and_tried_again(
+    settings, workplace: Workplace, submit: Submit, factory: SessionFactory, tmp_path: Path
+) -> None:  # type: ignore[no-untyped-def]
+    impatient = Workplace(
+        settings=settings.model_copy(update={"stall_seconds": 3.0}),
+        factory=workplace.factory,
+        store=workplace.store,
+        identity=workplace.identity,
+    )
+    order = {"increment": 1, "how": "hang", "once": str(tmp_path / "once")}
+    job_id = submit(increments=1, misbehave=order)
+    runner.run(impatient, job_id)
+    runner.run(impatient, job_id)
+    assert [a.end_cause for a in attempts(factory, job_id)] == ["stalled", "finished"]
