@@ -14,6 +14,7 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
+from pruning.__main__ import main
 from pruning.events import (
     Event,
     IncrementFinished,
@@ -27,13 +28,13 @@ from pruning.manifest import read_manifest
 from pruning.recipe import Recipe
 from tests.pruning.recipes import make_recipe, write_corpus
 
-SLOW = {"schedule": {"num_increments": 3, "num_tokens": 240 * 256, "token_share": "constant"}}
+SLOW = {"schedule": {"num_increments": 3, "num_tokens": 150 * 256, "token_share": "constant"}}
 """Enough steps that a signal sent after the first increment comes before the end of the second."""
 
 
 @pytest.fixture
 def recipe(tiny_model_dir: Path, tmp_path: Path) -> Recipe:
-    corpus = write_corpus(tmp_path / "corpus.jsonl", num_documents=300)
+    corpus = write_corpus(tmp_path / "corpus.jsonl", num_documents=200)
     return make_recipe(tiny_model_dir, corpus, **SLOW)
 
 
@@ -49,8 +50,7 @@ def started(*arguments: str | Path) -> Iterator[tuple[subprocess.Popen[str], IO[
     """The child process and the reading end of its events."""
     reading, writing = os.pipe()
     process = subprocess.Popen(
-        [sys.executable, "-m", "pruning", "run", *map(str, arguments)]
-        + ["--events-fd", str(writing), "--device", "cpu", "--threads", "1"],
+        [sys.executable, "-m", "pruning", *_run_arguments(arguments, writing)],
         pass_fds=[writing],
         stderr=subprocess.PIPE,
         text=True,
@@ -62,6 +62,24 @@ def started(*arguments: str | Path) -> Iterator[tuple[subprocess.Popen[str], IO[
     finally:
         process.kill()
         process.communicate()
+
+
+def _run_arguments(arguments: tuple[str | Path, ...], events_fd: int) -> list[str]:
+    options = ["--events-fd", str(events_fd), "--device", "cpu", "--threads", "1"]
+    return ["run", *map(str, arguments), *options]
+
+
+def run_here(*arguments: str | Path) -> tuple[int, list[Event]]:
+    """The same command in this process, without the seconds that a start takes."""
+    reading, writing = os.pipe()
+    handlers = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)}
+    try:
+        exit_code = main(_run_arguments(arguments, writing))
+    finally:
+        for number, handler in handlers.items():
+            signal.signal(number, handler)
+    with os.fdopen(reading, encoding="utf-8") as pipe:
+        return exit_code, [parse_event(line) for line in pipe]
 
 
 def run_to_end(*arguments: str | Path) -> tuple[int, list[Event]]:
@@ -97,7 +115,7 @@ def test_sigterm_then_resume_reaches_the_same_model_as_an_uninterrupted_run(
     exit_code, events = run_to_end(recipe_file, "--out", resumed, "--resume", first)
     assert exit_code == 0
     steps = [event.step for event in events if isinstance(event, StepFinished)]
-    assert steps == list(range(81, 241))
+    assert steps == list(range(51, 151))
     expected, found = final_weights(whole), final_weights(resumed)
     assert all(torch.equal(expected[name], found[name]) for name in expected)
     read_manifest(resumed / "increment-0003").verify(resumed / "increment-0003")
@@ -115,7 +133,7 @@ def test_what_must_be_changed_first_exits_78_and_says_what(
     recipe_file: Path, tmp_path: Path, change: dict[str, object], code: str, param: str
 ) -> None:
     recipe_file.write_text(json.dumps({**json.loads(recipe_file.read_text()), **change}))
-    exit_code, events = run_to_end(recipe_file, "--out", tmp_path / "out")
+    exit_code, events = run_here(recipe_file, "--out", tmp_path / "out")
     assert exit_code == 78
     failure = events[-1]
     assert isinstance(failure, RunFailed)
@@ -125,8 +143,17 @@ def test_what_must_be_changed_first_exits_78_and_says_what(
     assert not failure.retryable
 
 
+def test_a_bad_recipe_ends_the_real_process_with_78(tmp_path: Path) -> None:
+    (tmp_path / "recipe.json").write_text('{"model": "org/name"}')
+    exit_code, events = run_to_end(tmp_path / "recipe.json", "--out", tmp_path / "out")
+    assert exit_code == 78
+    (failure,) = events
+    assert isinstance(failure, RunFailed)
+    assert failure.param == "target"
+
+
 def test_a_damaged_checkpoint_exits_75(recipe_file: Path, tmp_path: Path) -> None:
-    exit_code, events = run_to_end(
+    exit_code, events = run_here(
         recipe_file, "--out", tmp_path / "out", "--resume", tmp_path / "absent"
     )
     assert exit_code == 75
