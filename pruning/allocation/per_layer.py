@@ -1,7 +1,7 @@
 """Paying a target down one step of one account at a time: layers get widths of their own."""
 
 import heapq
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from pruning.allocation.accounts import Account
 
@@ -24,6 +24,11 @@ class Ledger:
     def next_width(self) -> int | None:
         steps = self.account.steps
         return steps[self.num_steps_taken] if self.num_steps_taken < len(steps) else None
+
+    @property
+    def may_return(self) -> bool:
+        """Whether its last step was taken for the target's sake alone."""
+        return self.num_steps_taken > self.account.due
 
     @property
     def removed(self) -> int:
@@ -69,7 +74,8 @@ def pay_down(ledgers: list[Ledger], excess: int) -> None:
         if ledger.next_width is not None:
             heapq.heappush(queue, (ledger.turn(), ledger))
     if excess > 0:
-        _take(min(too_coarse, key=lambda ledger: (ledger.next_cost(), ledger.turn())))
+        last = min(too_coarse, key=lambda ledger: (ledger.next_cost(), ledger.turn()))
+        _give_back(ledgers, _take(last) - excess)
 
 
 def settle(ledgers: list[Ledger]) -> list[float]:
@@ -88,6 +94,26 @@ def settle(ledgers: list[Ledger]) -> list[float]:
         else 0.0
         for ledger in ledgers
     ]
+
+
+def _give_back(ledgers: list[Ledger], overshoot: int) -> None:
+    """Undo finer steps that a last coarse one made needless, those that came due latest first."""
+    while True:
+        able = [ledger for ledger in ledgers if ledger.may_return]
+        needless = [ledger for ledger in able if _undo_cost(ledger) <= overshoot]
+        if not needless:
+            return
+        latest = max(needless, key=_last_turn)
+        overshoot -= _undo_cost(latest)
+        latest.num_steps_taken -= 1
+
+
+def _undo_cost(ledger: Ledger) -> int:
+    return replace(ledger, num_steps_taken=ledger.num_steps_taken - 1).next_cost()
+
+
+def _last_turn(ledger: Ledger) -> tuple[float, float, int, str]:
+    return replace(ledger, num_steps_taken=ledger.num_steps_taken - 1).turn()
 
 
 def _take(ledger: Ledger) -> int:

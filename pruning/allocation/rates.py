@@ -24,7 +24,8 @@ def normalise(importances: Sequence[float], weights: Sequence[float]) -> list[fl
     pulled = [min(max(value, middle - reach), middle + reach) for value in logs]
     mean = fmean(pulled, weights)
     scale = max(abs(value - mean) for value in pulled)
-    return [(value - mean) / scale if scale > 0 else 0.0 for value in pulled]
+    # Equal blocks differ by rounding alone.
+    return [(value - mean) / scale if scale > 1e-9 else 0.0 for value in pulled]
 
 
 def layer_adaptive_rates(
