@@ -115,5 +115,7 @@ def insert_unless_exists(
     On Postgres this waits for a concurrent transaction that inserts the same key.
     """
     dialect = postgresql if session.get_bind().dialect.name == "postgresql" else sqlite
-    result = session.execute(dialect.insert(table).values(**values).on_conflict_do_nothing())
+    statement = dialect.insert(table).values(**values).on_conflict_do_nothing()
+    # Without the option the count of an INSERT is -1 on Postgres.
+    result = session.execute(statement, execution_options={"preserve_rowcount": True})
     return bool(result.rowcount == 1)  # type: ignore[attr-defined]  # Result[Any] of a DML is a CursorResult
