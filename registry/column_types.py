@@ -1,5 +1,6 @@
 """Column types that mean the same on SQLite and Postgres."""
 
+import json
 import math
 from datetime import UTC, datetime
 from typing import Any
@@ -18,6 +19,29 @@ Sha256 = String(64)
 def finite(value: float | None) -> float | None:
     """The number, or None for NaN and the infinities, which JSON and SQLite cannot hold."""
     return value if value is not None and math.isfinite(value) else None
+
+
+def dump_json(value: Any) -> str:
+    """JSON that both databases take: non-finite numbers become null, NUL a replacement mark."""
+    try:
+        text = json.dumps(value, allow_nan=False)
+    except ValueError:
+        return json.dumps(_storable(value))
+    return json.dumps(_storable(value)) if "\\u0000" in text else text
+
+
+def _storable(value: Any) -> Any:
+    match value:
+        case float():
+            return finite(value)
+        case str():
+            return value.replace("\0", "\ufffd")
+        case dict():
+            return {_storable(key): _storable(item) for key, item in value.items()}
+        case list() | tuple():
+            return [_storable(item) for item in value]
+        case _:
+            return value
 
 
 class UtcDateTime(TypeDecorator[datetime]):

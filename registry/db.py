@@ -17,6 +17,7 @@ from sqlalchemy.engine import make_url
 from sqlalchemy.orm import DeclarativeBase, Session, sessionmaker
 from sqlalchemy.pool import ConnectionPoolEntry
 
+from registry.column_types import dump_json
 from registry.settings import Settings
 
 SQLITE_BUSY_SECONDS = 15
@@ -33,6 +34,7 @@ def create_engine(settings: Settings) -> Engine:
     return sqlalchemy.create_engine(
         url,
         hide_parameters=True,
+        json_serializer=dump_json,
         pool_pre_ping=True,
         pool_size=10,
         max_overflow=20,
@@ -50,7 +52,10 @@ def _sqlite_engine(url: str) -> Engine:
     if database and database != ":memory:":
         Path(database).parent.mkdir(parents=True, exist_ok=True)
     engine = sqlalchemy.create_engine(
-        url, hide_parameters=True, connect_args={"timeout": SQLITE_BUSY_SECONDS}
+        url,
+        hide_parameters=True,
+        json_serializer=dump_json,
+        connect_args={"timeout": SQLITE_BUSY_SECONDS},
     )
     event.listen(engine, "connect", _configure_sqlite)
     event.listen(engine, "begin", _begin_sqlite)
