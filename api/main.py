@@ -11,7 +11,7 @@ from fastapi.staticfiles import StaticFiles
 from api.dashboard import pages, sign_in
 from api.dashboard.rendering import STATIC, build_templates
 from api.errors import install_error_handlers
-from api.middleware import ResponseHeaders
+from api.middleware import BodyLimit, ResponseHeaders
 from api.openapi import install_openapi
 from api.queries import only_known_query
 from api.routes import checkpoints, health, jobs, progress
@@ -39,7 +39,6 @@ def create_app(
         redoc_url=None,
         redirect_slashes=False,
         lifespan=_lifespan,
-        max_body_size=limits.max_body_bytes,
         dependencies=[Depends(only_known_query)],
         separate_input_output_schemas=False,
     )
@@ -49,6 +48,7 @@ def create_app(
     app.include_router(sign_in.router, include_in_schema=False)
     app.include_router(pages.router, include_in_schema=False)
     app.mount("/static", StaticFiles(directory=STATIC), name="static")
+    app.add_middleware(BodyLimit, max_bytes=limits.max_body_bytes)
     app.add_middleware(ResponseHeaders)
     install_error_handlers(app)
     app.add_exception_handler(pages.SignInNeeded, pages.redirect_to_sign_in)

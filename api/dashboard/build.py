@@ -1,6 +1,5 @@
 """Fetch the dashboard's browser libraries: `python -m api.dashboard.build`.
 
-They come from npm by lock file, every tarball checked by its digest, and are copied to
 They come from npm by lock file, each tarball checked by its digest, and are copied to
 """
 

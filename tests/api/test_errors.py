@@ -1,0 +1,134 @@
+"""Whatever goes wrong is one problem document with the same members."""
+
+import pytest
+from fastapi.testclient import TestClient
+from sqlalchemy import Engine
+
+from api.main import create_app
+from api.schemas import ProblemRead
+from api.settings import ApiSettings
+from registry.db import SessionFactory, transaction
+from registry.settings import Settings
+from tests.factories import SMALL_REQUEST, Holder, make_holder
+
+# No database has a say in these.
+pytestmark = pytest.mark.parametrize("database_url", ["sqlite"], indirect=True)
+JSON = {"Content-Type": "application/json"}
+
+
+def check_problem(response, status: int, code: str) -> ProblemRead:
+    assert response.status_code == status, response.text
+    assert response.headers["content-type"] == "application/problem+json"
+    problem = ProblemRead.model_validate(response.json())
+    assert (problem.status, problem.code) == (status, code)
+    assert problem.request_id == response.headers["x-request-id"]
+    return problem
+
+
+@pytest.mark.parametrize("path", ["/nowhere", "/v1/nowhere", "/v1/jobs/", "/static/none.css"])
+def test_an_unknown_path_is_a_404_problem(client: TestClient, path: str) -> None:
+    check_problem(client.get(path), 404, "not_found")
+
+
+def test_a_method_not_offered_is_a_405_problem_with_allow(client: TestClient) -> None:
+    response = client.put("/v1/jobs")
+    check_problem(response, 405, "method_not_allowed")
+    assert response.headers["allow"] == "GET, POST"
+
+
+def test_a_body_over_the_limit_is_a_413_problem(settings: Settings, holder: Holder) -> None:
+    app = create_app(settings, ApiSettings(max_body_bytes=1000))
+    with TestClient(app, headers=holder.headers) as client:
+        response = client.post("/v1/jobs", content=b'"' + b"x" * 2000 + b'"', headers=JSON)
+    check_problem(response, 413, "body_too_large")
+
+
+def test_a_body_that_is_not_json_is_a_400_problem(client: TestClient) -> None:
+    response = client.post("/v1/jobs", content=b"{", headers=JSON)
+    check_problem(response, 400, "malformed_json")
+
+
+@pytest.mark.parametrize("body", [b'{"name": "\\ud800"}', b'{"name": "\xff"}'])
+def test_json_that_only_python_accepts_is_refused(client: TestClient, body: bytes) -> None:
+    check_problem(client.post("/v1/jobs", content=body, headers=JSON), 400, "malformed_json")
+
+
+def test_a_body_of_another_media_type_is_a_415_problem(client: TestClient) -> None:
+    response = client.post("/v1/jobs", data={"model": "a"})
+    check_problem(response, 415, "unsupported_media_type")
+
+
+def test_an_invalid_body_names_every_field_at_fault(client: TestClient) -> None:
+    body = {**SMALL_REQUEST, "target": "many", "recovry": {}}
+    problem = check_problem(client.post("/v1/jobs", json=body), 422, "validation_error")
+    assert {error["param"] for error in problem.errors} >= {"target", "recovry"}
+
+
+def test_text_with_a_nul_character_is_refused(client: TestClient) -> None:
+    body = {**SMALL_REQUEST, "name": "a\0b"}
+    check_problem(client.post("/v1/jobs", json=body), 422, "validation_error")
+
+
+def test_an_unknown_query_parameter_is_refused_by_name(client: TestClient) -> None:
+    problem = check_problem(client.get("/v1/jobs?stauts=failed"), 422, "validation_error")
+    assert problem.param == "stauts"
+
+
+@pytest.mark.parametrize("path", ["/v1/jobs/a%00b", "/v1/checkpoints/%00", "/v1/jobs?model=%00"])
+def test_a_nul_in_the_address_is_no_server_error(client: TestClient, path: str) -> None:
+    assert client.get(path).status_code in (404, 422)
+
+
+def test_no_key_is_a_401_problem_with_a_challenge(anonymous: TestClient) -> None:
+    response = anonymous.get("/v1/jobs")
+    check_problem(response, 401, "missing_key")
+    assert response.headers["www-authenticate"] == "Bearer"
+
+
+@pytest.mark.parametrize("header", ["Bearer pk_000000000000_" + "0" * 48, "Bearer x", "Basic eA=="])
+def test_a_wrong_key_is_a_401_problem(anonymous: TestClient, header: str) -> None:
+    response = anonymous.get("/v1/jobs", headers={"Authorization": header})
+    check_problem(response, 401, "invalid_key")
+
+
+def test_a_key_without_the_scope_is_a_403_problem(
+    anonymous: TestClient, factory: SessionFactory
+) -> None:
+    with transaction(factory) as session:
+        reader = make_holder(session, scopes=("jobs:read",))
+    assert anonymous.get("/v1/jobs", headers=reader.headers).status_code == 200
+    response = anonymous.post("/v1/jobs", headers=reader.headers, json=SMALL_REQUEST)
+    check_problem(response, 403, "insufficient_scope")
+
+
+def test_a_database_that_is_away_is_a_503_problem(settings: Settings, holder: Holder) -> None:
+    away = settings.model_copy(
+        update={"database_url": "postgresql+psycopg://nobody@127.0.0.1:1/none"}
+    )
+    with TestClient(create_app(away), headers=holder.headers) as client:
+        response = client.get("/v1/jobs")
+        assert client.get("/healthz").status_code == 200
+    check_problem(response, 503, "database_unavailable")
+    assert int(response.headers["retry-after"]) > 0
+
+
+def test_an_unexpected_error_is_a_500_problem_without_details(
+    client: TestClient, engine: Engine
+) -> None:
+    with engine.begin() as connection:
+        connection.exec_driver_sql("ALTER TABLE jobs RENAME TO hidden")
+    response = client.get("/v1/jobs")
+    assert response.status_code in (500, 503)
+    assert "hidden" not in response.text
+    assert "Traceback" not in response.text
+
+
+def test_a_browser_gets_a_page(anonymous: TestClient) -> None:
+    response = anonymous.get("/nowhere", headers={"Accept": "text/html,*/*"})
+    assert response.status_code == 404
+    assert response.headers["content-type"].startswith("text/html")
+
+
+def test_a_request_id_that_was_sent_is_used(anonymous: TestClient) -> None:
+    response = anonymous.get("/nowhere", headers={"X-Request-Id": "mine-1"})
+    assert response.json()["request_id"] == response.headers["x-request-id"] == "mine-1"
