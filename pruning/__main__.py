@@ -1,6 +1,6 @@
 """`python -m pruning run RECIPE --out DIR` prunes; `inspect CHECKPOINT` says what one holds.
 
-`run` exits with 0 when finished, or stopped at a boundary by SIGTERM or Ctrl-C; with 75
+`run` exits with 0 when finished, or stopped after an increment by SIGTERM or Ctrl-C; with 75
 (EX_TEMPFAIL) when trying again may help; with 78 (EX_CONFIG) when the recipe, model or data must
 change first.
 """

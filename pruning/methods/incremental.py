@@ -31,13 +31,15 @@ from pruning.surgery import apply_plan
 def prune_incrementally(run: Run) -> Outcome | None:
     """Cut, train, evaluate and publish increment by increment; None when asked to stop.
 
-    Stopping abandons the increment in progress: what is published is always whole.
+    The increment in progress is finished first: who cannot wait for that ends the process, and
+    loses no more than the increment.
     """
     for increment in run.increments[run.last_increment :]:
+        if run.stop():
+            return None
         cut(run, increment)
         evaluate(run, "pruned", increment.number)
-        if not recover(run, increment):
-            return None
+        recover(run, increment)
         evaluate(run, "recovered", increment.number)
         if _breaks_quality_floor(run, increment):
             return "quality_floor"
@@ -94,11 +96,10 @@ def calibrate(run: Run, increment: Increment) -> Scores:
         return measure_importance(run.model, on_device, importance)
 
 
-def recover(run: Run, increment: Increment) -> bool:
-    """Train up to the step where the increment ends; False when asked to stop."""
+def recover(run: Run, increment: Increment) -> None:
+    """Train up to the step where the increment ends."""
     _enter(run, "training", increment.number)
-    finished = run.loop.train(increment.until_step, increment=increment.number, stop=run.stop)
-    return finished and not run.stop()
+    run.loop.train(increment.until_step, increment=increment.number)
 
 
 def evaluate(run: Run, stage: EvaluationStage, increment: int) -> None:

@@ -5,7 +5,6 @@ B sequences of an optimizer step, M of them at a time, T tokens.
 
 import math
 import time
-from collections.abc import Callable
 from dataclasses import dataclass
 
 import torch
@@ -52,8 +51,8 @@ class TrainingLoop:
         """Tokens that one optimizer step sees."""
         return self.recovery.batch_sequences * self.recovery.sequence_length
 
-    def train(self, until_step: int, *, increment: int, stop: Callable[[], bool]) -> bool:
-        """Train until `until_step` optimizer steps are done in all; False if `stop()` came first.
+    def train(self, until_step: int, *, increment: int) -> None:
+        """Train until `until_step` optimizer steps are done in all.
 
         A non-finite loss or gradient is noticed before it reaches the weights: training goes back
         to the last good state with half the learning rate.
@@ -64,8 +63,6 @@ class TrainingLoop:
         self.model.train()
         good = self._snapshot()
         while self.progress.step < until_step:
-            if stop():
-                return False
             started = time.perf_counter()
             loss, grad_norm = self._gradient()
             if not (math.isfinite(loss) and math.isfinite(grad_norm)):
@@ -75,7 +72,6 @@ class TrainingLoop:
             self._report(increment, loss, grad_norm, learning_rate, time.perf_counter() - started)
             if self.progress.step % _SNAPSHOT_STEPS == 0:
                 good = self._snapshot()
-        return True
 
     def _gradient(self) -> tuple[float, float]:
         """Mean loss of one batch `ids_BT` and the gradient's norm before clipping."""

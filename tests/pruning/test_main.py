@@ -17,7 +17,6 @@ from safetensors.torch import load_file
 from pruning.__main__ import main
 from pruning.events import (
     Event,
-    IncrementFinished,
     RunFailed,
     RunFinished,
     RunStopped,
@@ -28,13 +27,13 @@ from pruning.manifest import read_manifest
 from pruning.recipe import Recipe
 from tests.pruning.recipes import make_recipe, write_corpus
 
-SLOW = {"schedule": {"num_increments": 3, "num_tokens": 150 * 256, "token_share": "constant"}}
-"""Enough steps that a signal sent after the first increment comes before the end of the second."""
+SLOW = {"schedule": {"num_increments": 3, "num_tokens": 90 * 256, "token_share": "constant"}}
+"""Enough steps that a signal sent at the first of an increment comes before its last."""
 
 
 @pytest.fixture
 def recipe(tiny_model_dir: Path, tmp_path: Path) -> Recipe:
-    corpus = write_corpus(tmp_path / "corpus.jsonl", num_documents=200)
+    corpus = write_corpus(tmp_path / "corpus.jsonl", num_documents=120)
     return make_recipe(tiny_model_dir, corpus, **SLOW)
 
 
@@ -104,18 +103,18 @@ def test_sigterm_then_resume_reaches_the_same_model_as_an_uninterrupted_run(
         seen = []
         for line in pipe:
             seen.append(parse_event(line))
-            if isinstance(seen[-1], IncrementFinished):
+            if isinstance(seen[-1], StepFinished) and seen[-1].step == 31:
                 process.send_signal(signal.SIGTERM)
         assert process.wait() == 0
     assert isinstance(seen[-1], RunStopped)
-    assert seen[-1].increment == 1
-    assert not (cut / "increment-0002").exists()
+    assert seen[-1].increment == 2
+    assert not (cut / "increment-0003").exists()
 
-    first = cut / "increment-0001"
-    exit_code, events = run_to_end(recipe_file, "--out", resumed, "--resume", first)
+    last = cut / "increment-0002"
+    exit_code, events = run_to_end(recipe_file, "--out", resumed, "--resume", last)
     assert exit_code == 0
     steps = [event.step for event in events if isinstance(event, StepFinished)]
-    assert steps == list(range(51, 151))
+    assert steps == list(range(61, 91))
     expected, found = final_weights(whole), final_weights(resumed)
     assert all(torch.equal(expected[name], found[name]) for name in expected)
     read_manifest(resumed / "increment-0003").verify(resumed / "increment-0003")

@@ -94,28 +94,44 @@ def test_the_events_tell_the_run_in_order(recipe: Recipe, tmp_path: Path) -> Non
     assert isinstance(events[-1], RunFinished)
 
 
-@pytest.mark.parametrize("stop_after_steps", [4, 5, 7, 8, 11])
-def test_a_resumed_run_equals_an_uninterrupted_one_bit_for_bit(
-    recipe: Recipe, tmp_path: Path, stop_after_steps: int
+@pytest.mark.parametrize(("asked_at_step", "stops_after"), [(0, 0), (1, 1), (4, 1), (7, 2)])
+def test_a_request_to_stop_waits_for_the_end_of_the_increment(
+    recipe: Recipe, tmp_path: Path, asked_at_step: int, stops_after: int
 ) -> None:
-    run(recipe, tmp_path / "whole", lambda _: None, device="cpu")
     seen: list[Event] = []
     outcome = run(
         recipe,
-        tmp_path / "cut",
+        tmp_path / "out",
         seen.append,
-        stop=lambda: (
-            len(only(seen, StepFinished)) >= stop_after_steps
-            and len(only(seen, IncrementFinished)) >= 1
-        ),
+        stop=lambda: len(only(seen, StepFinished)) >= asked_at_step,
         device="cpu",
     )
     assert outcome is None
-    (stopped,) = only(seen, RunStopped)
-    last = tmp_path / "cut" / f"increment-{stopped.increment:04d}"
+    assert isinstance(seen[-1], RunStopped)
+    assert seen[-1].increment == stops_after
+    assert len(only(seen, IncrementFinished)) == stops_after
+
+
+@pytest.mark.parametrize("killed_at_step", [4, 5, 7, 8, 11])
+def test_a_resumed_run_equals_an_uninterrupted_one_bit_for_bit(
+    recipe: Recipe, tmp_path: Path, killed_at_step: int
+) -> None:
+    run(recipe, tmp_path / "whole", lambda _: None, device="cpu")
+    published: list[str] = []
+
+    def die_at_step(event: Event) -> None:
+        if isinstance(event, IncrementFinished):
+            published.append(event.directory)
+        at_step = isinstance(event, StepFinished) and event.step > killed_at_step
+        if at_step or (published and len(published) * 4 == killed_at_step):
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        run(recipe, tmp_path / "cut", die_at_step, device="cpu")
+    last = tmp_path / "cut" / published[-1]
     resumed: list[Event] = []
     run(recipe, tmp_path / "resumed", resumed.append, resume_from=last, device="cpu")
-    assert only(resumed, RunStarted)[0].first_increment == stopped.increment + 1
+    assert only(resumed, RunStarted)[0].first_increment == len(published) + 1
     expected = training_tensors(tmp_path / "whole" / "increment-0003")
     found = training_tensors(tmp_path / "resumed" / "increment-0003")
     assert expected.keys() == found.keys()

@@ -47,10 +47,6 @@ def loop(
     )
 
 
-def never() -> bool:
-    return False
-
-
 def poison_after(loop: TrainingLoop, num_batches: int, *, times: int) -> None:
     """Make the output head non-finite in the given number of batches, as an overflow would."""
     norm = loop.model.base_model.norm
@@ -65,7 +61,7 @@ def poison_after(loop: TrainingLoop, num_batches: int, *, times: int) -> None:
 
 
 def test_loss_falls_on_a_tiny_corpus(loop: TrainingLoop, events: list[Event]) -> None:
-    loop.train(40, increment=1, stop=never)
+    loop.train(40, increment=1)
     losses = [event.loss for event in events if isinstance(event, StepFinished)]
     assert np.mean(losses[-5:]) < 0.6 * np.mean(losses[:5])
 
@@ -73,7 +69,7 @@ def test_loss_falls_on_a_tiny_corpus(loop: TrainingLoop, events: list[Event]) ->
 def test_every_step_is_reported_with_its_tokens_and_rate(
     loop: TrainingLoop, events: list[Event]
 ) -> None:
-    loop.train(3, increment=2, stop=never)
+    loop.train(3, increment=2)
     steps = [event for event in events if isinstance(event, StepFinished)]
     assert [(e.increment, e.step, e.num_tokens) for e in steps] == [
         (2, 1, 128),
@@ -99,25 +95,21 @@ def test_micro_batches_change_nothing_but_memory(loop: TrainingLoop) -> None:
     assert norms[0] == pytest.approx(norms[1], rel=1e-5)
 
 
-def test_a_request_to_stop_ends_training_between_two_steps(loop: TrainingLoop) -> None:
-    assert not loop.train(10, increment=1, stop=lambda: loop.progress.step == 4)
-    assert loop.progress.step == 4
-
-
 def test_a_non_finite_loss_goes_back_to_the_last_good_state_at_half_the_rate(
     loop: TrainingLoop, events: list[Event]
 ) -> None:
-    loop.train(2, increment=1, stop=never)
+    loop.train(2, increment=1)
     good = [p.detach().clone() for p in loop.model.parameters()]
     poison_after(loop, 3, times=1)
-    restored = []
+    restored: list[torch.Tensor] = []
 
-    def stop() -> bool:
-        if loop.progress.num_rollbacks and not restored:
+    def watch(event: Event) -> None:
+        events.append(event)
+        if isinstance(event, RunWarning):
             restored.extend(p.detach().clone() for p in loop.model.parameters())
-        return False
 
-    assert loop.train(6, increment=1, stop=stop)
+    loop.emit = watch
+    loop.train(6, increment=1)
     assert all(torch.equal(a, b) for a, b in zip(good, restored, strict=True))
     (warning,) = (event for event in events if isinstance(event, RunWarning))
     assert warning.code == "rolled_back"
@@ -129,14 +121,14 @@ def test_a_non_finite_loss_goes_back_to_the_last_good_state_at_half_the_rate(
 def test_a_non_finite_gradient_never_reaches_the_weights(loop: TrainingLoop) -> None:
     poison_after(loop, 1, times=100)
     with pytest.raises(NumericsDiverged, match="after 3 rollbacks"):
-        loop.train(5, increment=1, stop=never)
+        loop.train(5, increment=1)
     assert all(torch.isfinite(p).all() for p in loop.model.parameters())
 
 
 def test_after_a_rollback_training_sees_the_same_text_again(loop: TrainingLoop) -> None:
     twin_sampler = copy.deepcopy(loop.sampler)
     poison_after(loop, 2, times=1)
-    loop.train(5, increment=1, stop=never)
+    loop.train(5, increment=1)
     twin_sampler.next_batch(5 * 4)
     assert loop.sampler.state() == twin_sampler.state()
 
