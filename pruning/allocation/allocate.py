@@ -3,8 +3,8 @@
 from pruning.allocation.accounts import Account, open_accounts, plan_after
 from pruning.allocation.debt import Debt, LayerDebt
 from pruning.allocation.per_layer import Ledger, pay_down, settle
-from pruning.allocation.rates import layer_adaptive_rates
-from pruning.allocation.same_width import same_widths, share
+from pruning.allocation.rates import AXIS_RATES, layer_adaptive_rates
+from pruning.allocation.same_width import SharedAccount, same_widths, share
 from pruning.errors import TargetUnreachable
 from pruning.models.adapter import AXES
 from pruning.models.geometry import Geometry
@@ -42,10 +42,12 @@ def allocate(
     owed = _opening(accounts) if debt is None else _carried(accounts, debt)
     if excess <= 0 and not any(account.due for account in accounts):
         return plan, _debt(owed, len(plan.layers))
+    rates = _rates(accounts, scores, allocation)
     if allocation.layout == "uniform":
-        widths, owed = _pay_together(accounts, excess, owed, num_layers=len(plan.layers))
+        shared = share(accounts, rates, len(plan.layers))
+        widths, owed = _pay_together(accounts, shared, excess, owed)
     else:
-        widths, owed = _pay_apart(accounts, _rates(accounts, scores, allocation), excess, owed)
+        widths, owed = _pay_apart(accounts, rates, excess, owed)
     return plan_after(plan, accounts, widths), _debt(owed, len(plan.layers))
 
 
@@ -63,11 +65,12 @@ def _check_reachable(accounts: list[Account], num_parameters: int, target: int) 
 def _rates(accounts: list[Account], scores: Scores, allocation: Allocation) -> list[float]:
     if allocation.kind == "uniform":
         return [1.0] * len(accounts)
-    return layer_adaptive_rates(
+    rates = layer_adaptive_rates(
         [scores.layers[account.layer].block_importance(account.axis) for account in accounts],
         [float(account.num_parameters) for account in accounts],
         allocation.amplitude,
     )
+    return [rate * AXIS_RATES[account.axis] for rate, account in zip(rates, accounts, strict=True)]
 
 
 def _pay_apart(
@@ -84,26 +87,26 @@ def _pay_apart(
 
 
 def _pay_together(
-    accounts: list[Account], excess: int, owed: Owed, *, num_layers: int
+    accounts: list[Account], shared: list[SharedAccount], excess: int, owed: Owed
 ) -> tuple[dict[tuple[int, Axis], int], Owed]:
-    shared = share(accounts, num_layers)
-    total_owed = {
+    owed_by_axis = {
         part.axis: sum(owed[account.layer, part.axis] for account in part.accounts)
         for part in shared
     }
-    widths = same_widths(shared, excess=excess, owed=total_owed)
+    widths = same_widths(shared, excess=excess, owed=owed_by_axis)
     if widths is None:
         raise TargetUnreachable(
             f"no common width removes {excess:,} parameters", param="allocation.layout"
         )
     removed = sum(part.cost_to(widths[part.axis]) for part in shared)
-    sparsity = removed / sum(part.num_parameters for part in shared)
-    left: Owed = {}
-    for account in accounts:
-        key = (account.layer, account.axis)
-        left[key] = (
-            owed[key] + sparsity * account.num_parameters - account.cost_to(widths[account.axis])
-        )
+    sparsity = removed / sum(part.allotment for part in shared)
+    rates = {part.axis: part.rate for part in shared}
+    left = {
+        (account.layer, account.axis): owed[account.layer, account.axis]
+        + sparsity * rates[account.axis] * account.num_parameters
+        - account.cost_to(widths[account.axis])
+        for account in accounts
+    }
     return {(account.layer, account.axis): widths[account.axis] for account in accounts}, left
 
 

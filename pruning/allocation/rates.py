@@ -4,11 +4,21 @@ import math
 from collections.abc import Sequence
 from statistics import fmean, median
 
+from pruning.recipe import Axis
+
 # Blocks that leave the residual stream untouched would take the logarithm to minus infinity.
 _LEAST_IMPORTANCE = 1e-6
 _OUTLIER_DEVIATIONS = 3.0
 # Median absolute deviation of a normal distribution with standard deviation 1.
 _NORMAL_MAD = 0.6745
+
+AXIS_RATES: dict[Axis, float] = {"intermediate": 1.0, "kv_group": 0.2}
+"""How fast an axis loses parameters beside the others, for equal importance of its block.
+
+First-order importance does not see that the entries of a KV group act together: on SmolLM2-135M at
+20 % removed, parameters taken as KV groups cost about five times the loss of those taken as
+channels.
+"""
 
 
 def normalise(importances: Sequence[float], weights: Sequence[float]) -> list[float]:

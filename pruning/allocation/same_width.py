@@ -1,6 +1,7 @@
 """Paying a target down with the same widths in every layer, so that a stock model comes out."""
 
 from dataclasses import dataclass
+from statistics import fmean
 
 from pruning.allocation.accounts import Account
 from pruning.errors import InvalidPlan
@@ -13,10 +14,12 @@ class SharedAccount:
 
     axis: Axis
     accounts: tuple[Account, ...]
+    rate: float
 
     @property
-    def num_parameters(self) -> int:
-        return sum(account.num_parameters for account in self.accounts)
+    def allotment(self) -> float:
+        """Parameters that fall to this axis for each unit of mean sparsity."""
+        return self.rate * sum(account.num_parameters for account in self.accounts)
 
     def options(self) -> tuple[int, ...]:
         """Widths it may have, descending; today's first unless serving forbids it."""
@@ -31,15 +34,17 @@ class SharedAccount:
         return next((width for width in self.options() if self.cost_to(width) >= excess), None)
 
 
-def share(accounts: list[Account], num_layers: int) -> list[SharedAccount]:
-    """The accounts of each axis as one, the axis with the coarsest steps first.
+def share(accounts: list[Account], rates: list[float], num_layers: int) -> list[SharedAccount]:
+    """The accounts of each axis as one, at their mean rate, the coarsest steps first.
 
     Raises:
         InvalidPlan: layers differ in width, or some are protected.
     """
     axes: dict[Axis, list[Account]] = {}
-    for account in accounts:
+    axis_rates: dict[Axis, list[float]] = {}
+    for account, rate in zip(accounts, rates, strict=True):
         axes.setdefault(account.axis, []).append(account)
+        axis_rates.setdefault(account.axis, []).append(rate)
     for axis, alike in axes.items():
         widths = sorted({account.width for account in alike})
         if len(widths) > 1 or len(alike) < num_layers:
@@ -48,7 +53,9 @@ def share(accounts: list[Account], num_layers: int) -> list[SharedAccount]:
                 f"{len(alike)} of {num_layers} layers, with widths {widths[:8]}",
                 param="allocation.layout",
             )
-    shared = [SharedAccount(axis, tuple(alike)) for axis, alike in axes.items()]
+    shared = [
+        SharedAccount(axis, tuple(alike), fmean(axis_rates[axis])) for axis, alike in axes.items()
+    ]
     return sorted(shared, key=lambda account: -account.accounts[0].first_cost)
 
 
@@ -57,13 +64,12 @@ def same_widths(
 ) -> dict[Axis, int] | None:
     """Widths that together remove at least `excess` parameters, or None if none do.
 
-    The coarsest axis comes as close as it can to its share (the same sparsity as the other, plus
-    what it owes in parameters over all layers); the finer one closes the gap with the least
-    overshoot.
+    The coarsest axis comes as close as it can to its share (its allotment, plus what it owes over
+    all layers); the finer one closes the gap with the least overshoot.
     """
     coarse, *finer = shared
-    sparsity = excess / sum(account.num_parameters for account in shared)
-    wanted = owed[coarse.axis] + sparsity * coarse.num_parameters
+    sparsity = excess / sum(account.allotment for account in shared)
+    wanted = owed[coarse.axis] + sparsity * coarse.allotment
     for width in sorted(coarse.options(), key=lambda width: abs(coarse.cost_to(width) - wanted)):
         left = excess - coarse.cost_to(width)
         widths = {account.axis: account.widest(left) for account in finer}
