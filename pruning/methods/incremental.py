@@ -6,8 +6,10 @@ import torch
 from torch import Tensor
 
 from pruning.allocation.allocate import allocate
+from pruning.allocation.debt import Debt
 from pruning.checkpoint import Saved, save_checkpoint
 from pruning.data.calibration import calibration_batches
+from pruning.errors import TargetUnreachable
 from pruning.evaluation.perplexity import evaluate_perplexity
 from pruning.evaluation.speed import measure_speed
 from pruning.events import (
@@ -24,6 +26,7 @@ from pruning.methods.increments import Increment
 from pruning.methods.run import Run
 from pruning.models.geometry import count_parameters, layer_widths
 from pruning.models.loss import autocast
+from pruning.plan import PruningPlan
 from pruning.scores import Scores
 from pruning.surgery import apply_plan
 
@@ -59,15 +62,10 @@ def cut(run: Run, increment: Increment) -> None:
     scores = calibrate(run, increment)
     _enter(run, "pruning", increment.number)
     num_parameters_before = count_parameters(run.model)
-    plan, run.debt = allocate(
-        scores,
-        run.plan,
-        run.geometry,
-        target_num_parameters=increment.target_num_parameters,
-        allocation=run.recipe.allocation,
-        axes=run.recipe.axes,
-        debt=run.debt,
-    )
+    if run.debt is None:
+        # Before the first cut, so that a target out of reach is refused now and not hours later.
+        decide(run, scores, run.target_num_parameters)
+    plan, run.debt = decide(run, scores, increment.target_num_parameters)
     apply_plan(run.model, plan, previous=run.plan, optimizer=run.loop.optimizer)
     run.plan = plan
     run.emit(
@@ -78,6 +76,23 @@ def cut(run: Run, increment: Increment) -> None:
             num_parameters=count_parameters(run.model),
             widths=layer_widths(run.model),
         )
+    )
+
+
+def decide(run: Run, scores: Scores, target_num_parameters: int) -> tuple[PruningPlan, Debt]:
+    """The next plan and the debt it leaves; changes nothing.
+
+    Raises:
+        TargetUnreachable: the constraints leave more than the target.
+    """
+    return allocate(
+        scores,
+        run.plan,
+        run.geometry,
+        target_num_parameters=target_num_parameters,
+        allocation=run.recipe.allocation,
+        axes=run.recipe.axes,
+        debt=run.debt,
     )
 
 
@@ -168,6 +183,12 @@ def _breaks_quality_floor(run: Run, increment: Increment) -> bool:
     if floor is None:
         return False
     ratio = run.perplexity("recovered", increment.number) / run.perplexity("base", 0)
+    if ratio > floor.max and run.last_increment == 0:
+        raise TargetUnreachable(
+            f"the first increment already raises perplexity {ratio:.2f}-fold, above the floor",
+            param="quality_floor.max",
+            hint="Allow more, take smaller increments, or train longer.",
+        )
     return ratio > floor.max
 
 

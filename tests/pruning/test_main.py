@@ -95,7 +95,7 @@ def test_sigterm_then_resume_reaches_the_same_model_as_an_uninterrupted_run(
     recipe_file: Path, tmp_path: Path
 ) -> None:
     whole, cut, resumed = (tmp_path / name for name in ("whole", "cut", "resumed"))
-    exit_code, events = run_to_end(recipe_file, "--out", whole)
+    exit_code, events = run_here(recipe_file, "--out", whole)
     assert exit_code == 0
     assert isinstance(events[-1], RunFinished)
 

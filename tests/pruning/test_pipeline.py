@@ -3,7 +3,6 @@ from pathlib import Path
 import pytest
 import torch
 from safetensors.torch import load_file
-from transformers import PreTrainedModel
 
 from pruning.errors import InvalidData, TargetUnreachable
 from pruning.events import (
@@ -176,15 +175,15 @@ def test_a_family_publishes_every_size(tiny_model_dir: Path, corpus: Path, tmp_p
 
 
 def test_the_increment_that_breaks_the_quality_floor_is_not_published(
-    tiny_model_dir: Path, corpus: Path, tmp_path: Path, tiny_llama: PreTrainedModel
+    tiny_model_dir: Path, corpus: Path, tmp_path: Path
 ) -> None:
     # What a cut does to random weights is found by measuring; the floor is put just below it.
-    options = {"recovery": {"kind": "none"}, "schedule": {"num_increments": 3}, "target": "60%"}
+    options = {"recovery": {"kind": "none"}, "schedule": {"num_increments": 4}, "target": "70%"}
     free = events_of(make_recipe(tiny_model_dir, corpus, **options), tmp_path / "free")
     (base,) = perplexities(free, "base")
     ratios = [value / base for value in perplexities(free, "recovered")]
-    breaking = max(range(3), key=ratios.__getitem__)
-    floor = {"max": max(1.0001, (1 + ratios[breaking]) / 2)}
+    assert max(ratios) > max(1.0, ratios[0])
+    floor = {"max": (max(1.0, ratios[0]) + max(ratios)) / 2}
     events = events_of(
         make_recipe(tiny_model_dir, corpus, quality_floor=floor, **options), tmp_path / "floored"
     )
@@ -240,3 +239,31 @@ def test_a_target_above_the_model_is_refused(
             lambda _: None,
             device="cpu",
         )
+
+
+def test_a_target_below_what_the_constraints_leave_is_refused_before_any_training(
+    tiny_model_dir: Path, corpus: Path, tmp_path: Path
+) -> None:
+    events: list[Event] = []
+    recipe = make_recipe(tiny_model_dir, corpus, target=17_000)
+    with pytest.raises(TargetUnreachable, match="the constraints leave at least"):
+        run(recipe, tmp_path / "out", events.append, device="cpu")
+    assert not only(events, StepFinished)
+
+
+def test_a_first_increment_below_the_quality_floor_is_an_error(
+    tiny_model_dir: Path, corpus: Path, tmp_path: Path
+) -> None:
+    # Training that only harms: a learning rate far too high.
+    recipe = make_recipe(
+        tiny_model_dir,
+        corpus,
+        quality_floor={"max": 1.01},
+        recovery={
+            "sequence_length": 64,
+            "precision": "float32",
+            "learning_rate": {"peak": 0.5, "warmup_fraction": 0},
+        },
+    )
+    with pytest.raises(TargetUnreachable, match="the first increment already raises"):
+        run(recipe, tmp_path / "out", lambda _: None, device="cpu")
