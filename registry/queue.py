@@ -11,6 +11,7 @@ from urllib.parse import unquote, urlsplit
 from celery import Celery
 from kombu.entity import Queue
 
+from registry import spool
 from registry.outbox import RUN_JOB, Publish
 from registry.settings import Settings
 from registry.tables import OutboxMessage
@@ -63,8 +64,9 @@ def _broker(url: str) -> dict[str, Any]:
     messages, control = root / "messages", root / "control"
     for directory in (messages, control):
         directory.mkdir(mode=0o700, parents=True, exist_ok=True)
+    spool.register()
     return {
-        "broker_url": "filesystem://",
+        "broker_url": f"{spool.SCHEME}://localhost",
         "broker_transport_options": {
             "data_folder_in": str(messages),
             "data_folder_out": str(messages),
