@@ -3,6 +3,7 @@
 import time
 from collections.abc import Iterable
 from dataclasses import dataclass, replace
+from typing import Any
 
 from rich.console import Console, Group, RenderableType
 from rich.live import Live
@@ -130,12 +131,18 @@ def describe(event: Event) -> str | None:
         size = millions(data.get("params"))
         return f"{at}  increment {data.get('increment')}: checkpoint of {size} parameters"
     if event.level != "info" or event.type == "job.retrying":
-        return f"{at}  {event.type}: {data.get('message') or data.get('cause') or data}"
+        return f"{at}  {event.type}: {_reason(data)}"
     return None
+
+
+def _reason(data: dict[str, Any]) -> str:
+    return next((str(data[key]) for key in ("message", "reason", "cause") if data.get(key)), "")
 
 
 def sizes(progress: Progress) -> str:
     """Parameters now and to reach."""
+    if progress.params_now is None:
+        return _DASH
     return f"{millions(progress.params_now)} → {millions(progress.params_target)}"
 
 

@@ -39,7 +39,8 @@ def main(
     try:
         _demo(console, directory.resolve(), tokens, target, data)
     except (ModelUnavailable, ServerDidNotStart, EspalierError) as error:
-        console.print(f"The demo could not go on: {error}", markup=False, highlight=False)
+        text = f"The demo could not go on: {error}"
+        console.print(text, markup=False, highlight=False, soft_wrap=True)
         raise typer.Exit(1) from error
     except KeyboardInterrupt:
         console.print("Stopped. `make demo` goes on from the last checkpoint.")

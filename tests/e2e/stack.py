@@ -31,6 +31,7 @@ IMPATIENT = {
 def write_model_and_text(directory: Path) -> tuple[Path, Path]:
     """A random Llama with its tokenizer, and two domains of text."""
     model, text = directory / "model", directory / "text"
+    directory.mkdir(exist_ok=True)
     make_tiny_model().save_pretrained(model)
     make_tiny_tokenizer().save_pretrained(model)
     text.mkdir()
