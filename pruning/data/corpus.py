@@ -145,13 +145,15 @@ def _read_evaluation(data: Data, tokenize: _Tokenize, directory: Path) -> _Evalu
     source: DataSource = data.evaluation
     hashes: set[int] = set()
     digest = hashlib.sha256()
+    report = ReadReport()
     with tokenize.writer(directory / "evaluation.bin") as writer:
-        for document in read_documents(source, ReadReport()):
+        for document in read_documents(source, report):
             if writer.num_tokens >= data.max_held_out_tokens:
                 break
             hashes.add(content_hash(document))
             digest.update(content_hash(document).to_bytes(8, "big"))
             writer.append(tokenize([document])[0])
+    report.check("evaluation")
     return _Evaluation(tokens=writer.read(), hashes=frozenset(hashes), digest=digest.hexdigest())
 
 

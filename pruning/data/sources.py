@@ -163,6 +163,13 @@ def _read_path(source: PathData, report: ReadReport) -> Iterator[str]:
     path = Path(source.path)
     if not path.is_file():
         raise InvalidData(f"{path}: no such file or directory", param="data.train")
+    try:
+        yield from _read_file(path, source, report)
+    except (OSError, EOFError, zstandard.ZstdError, ValueError) as error:
+        raise InvalidData(f"{path}: cannot be read: {error}", param="data.train") from error
+
+
+def _read_file(path: Path, source: PathData, report: ReadReport) -> Iterator[str]:
     match _format_of(path):
         case ".txt" | ".md":
             yield from _pages(path, report)

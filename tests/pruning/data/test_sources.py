@@ -92,6 +92,20 @@ def test_a_directory_without_text_is_refused(tmp_path: Path) -> None:
         expand_domains((Domain(name="train", source=PathData(path=str(tmp_path))),))
 
 
+@pytest.mark.parametrize(
+    ("name", "content"),
+    [
+        ("a.jsonl.gz", gzip.compress(LINES)[:-9]),
+        ("a.jsonl.zst", b"no frame at all"),
+        ("a.parquet", b"PAR1 but no table"),
+    ],
+)
+def test_a_damaged_file_is_named(tmp_path: Path, name: str, content: bytes) -> None:
+    (tmp_path / name).write_bytes(content)
+    with pytest.raises(InvalidData, match=f"{name}: cannot be read"):
+        read(tmp_path / name)
+
+
 def test_a_missing_path_is_refused(tmp_path: Path) -> None:
     with pytest.raises(InvalidData, match="no such file"):
         read(tmp_path / "absent.jsonl")
