@@ -1,9 +1,11 @@
 """The HTTP process: `uvicorn --factory api.main:create_app`."""
 
+import signal
 import threading
-from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
+from collections.abc import AsyncIterator, Iterator
+from contextlib import asynccontextmanager, contextmanager
 from importlib.metadata import version
+from types import FrameType
 
 from fastapi import Depends, FastAPI
 from fastapi.staticfiles import StaticFiles
@@ -73,6 +75,30 @@ def _open(app: FastAPI, settings: Settings, api_settings: ApiSettings) -> None:
 
 @asynccontextmanager
 async def _lifespan(app: FastAPI) -> AsyncIterator[None]:
-    yield
+    with _noticing_signals(app.state.stopping):
+        yield
     app.state.stopping.set()
     app.state.engine.dispose()
+
+
+@contextmanager
+def _noticing_signals(stopping: threading.Event) -> Iterator[None]:
+    """End event streams at once on a signal: the server waits for them before its shutdown."""
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+    before = {number: signal.getsignal(number) for number in (signal.SIGTERM, signal.SIGINT)}
+
+    def notice(number: int, frame: FrameType | None) -> None:
+        stopping.set()
+        handler = before[signal.Signals(number)]
+        if callable(handler):
+            handler(number, frame)
+
+    for number in before:
+        signal.signal(number, notice)
+    try:
+        yield
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)

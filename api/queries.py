@@ -1,12 +1,13 @@
 """Query parameters: what is not offered is refused, or a misspelt filter would list everything."""
 
+import re
 from collections.abc import Iterator
 from datetime import UTC, datetime
 from typing import Annotated, Literal
 
 from fastapi import Query, Request
 from fastapi.dependencies.models import Dependant
-from pydantic import AfterValidator, AwareDatetime, BaseModel, ConfigDict, Field
+from pydantic import AfterValidator, AwareDatetime, BaseModel, BeforeValidator, ConfigDict, Field
 
 from api.errors import Problem
 from registry.status import JobStatus
@@ -55,7 +56,16 @@ def _as_utc(at: datetime) -> datetime:
         raise ValueError("no such time in UTC") from None
 
 
-UtcTime = Annotated[AwareDatetime, AfterValidator(_as_utc)]
+def _written_out(value: object) -> object:
+    if isinstance(value, str) and not _RFC3339.match(value):
+        raise ValueError("write it as 2026-01-31T12:00:00Z")
+    return value
+
+
+# Pydantic also reads bare numbers as seconds since 1970.
+UtcTime = Annotated[AwareDatetime, AfterValidator(_as_utc), BeforeValidator(_written_out)]
+_RFC3339 = re.compile(r"\d{4}-\d\d-\d\d[Tt ]\d\d:\d\d")
+_NO_NUL = r"^[^\x00]*$"
 
 
 class JobQuery(BaseModel):
@@ -64,10 +74,12 @@ class JobQuery(BaseModel):
     model_config = ConfigDict(extra="ignore")
 
     limit: int = Field(20, ge=1, le=100, description="Jobs per page.")
-    after: str | None = Field(None, description="Id of the last job of the page before.")
+    after: str | None = Field(
+        None, pattern=r"^job_[0-9a-f]{32}$", description="Id of the last job of the page before."
+    )
     order: Literal["asc", "desc"] = Field("desc", description="By time of creation.")
     status: list[JobStatus] = Field([], description="Only these statuses; may be repeated.")
-    model: str | None = Field(None, description="Only jobs of this model.")
+    model: str | None = Field(None, pattern=_NO_NUL, description="Only jobs of this model.")
     created_after: UtcTime | None = Field(None, description="Only jobs created after this.")
     created_before: UtcTime | None = Field(None, description="Only jobs created before this.")
 

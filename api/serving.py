@@ -49,8 +49,7 @@ def serve_blob(request: Request, file: Path, *, name: str, sha256: str) -> Respo
     }
     if matches_etag(request.headers.get("if-none-match"), etag):
         return Response(status_code=304, headers=headers)
-    media_type = "application/json" if name.endswith(".json") else "application/octet-stream"
-    return BlobResponse(file, headers=headers, media_type=media_type)
+    return BlobResponse(file, headers=headers, media_type="application/octet-stream")
 
 
 def matches_etag(if_none_match: str | None, etag: str) -> bool:
