@@ -24,6 +24,8 @@ _REDIS_OPTIONS = {
     "unacked_restore_interval": 5,
     "unacked_restore_throttle": 1,
     "socket_keepalive": True,
+    # A message that cannot be sent stays in the outbox; nobody waits for the broker meanwhile.
+    "max_retries": 0,
     "socket_connect_timeout": _PUBLISH_TIMEOUT_SECONDS,
     "health_check_interval": 25,
 }

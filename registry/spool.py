@@ -30,12 +30,12 @@ logger = logging.getLogger(__name__)
 class Channel(filesystem.Channel):
     """A channel whose files are complete or absent."""
 
-    def _put(self, queue: str, payload: Any, **_: Any) -> None:
+    def _put(self, queue: str, message: Any, **_: Any) -> None:
         folder = Path(self.data_folder_out)
         name = f"{time.time_ns():020d}_{uuid.uuid4().hex}.{queue}.msg"
-        _write(folder / name, dumps(payload))
+        _write(folder / name, dumps(message))
 
-    def _get(self, queue: str) -> Any:
+    def _get(self, queue: str, timeout: float | None = None) -> Any:  # noqa: ARG002  # Base class.
         folder = Path(self.data_folder_in)
         for name in sorted(path.name for path in folder.iterdir()):
             if name.startswith(".") or name.partition(".")[2] != f"{queue}.msg":

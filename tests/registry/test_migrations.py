@@ -1,4 +1,4 @@
-"""The migrations build exactly the tables of the code, and take them down again, on both databases."""
+"""The migrations build exactly the tables of the code, and take them down again."""
 
 from collections.abc import Iterator
 from pathlib import Path

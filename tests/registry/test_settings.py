@@ -1,4 +1,4 @@
-"""Settings: everything under one directory unless said otherwise, and no way out of allowed roots."""
+"""Settings: all under one directory unless said otherwise, and no way out of allowed roots."""
 
 from pathlib import Path
 
