@@ -17,7 +17,8 @@ from api.middleware import BodyLimit, ResponseHeaders
 from api.openapi import install_openapi
 from api.queries import only_known_query
 from api.routes import checkpoints, health, jobs, progress
-from api.schemas import JobCreate, PauseRequest, ProblemRead
+from api.schemas.base import ProblemRead
+from api.schemas.jobs import JobCreate, PauseRequest
 from api.sessions import load_signer
 from api.settings import ApiSettings
 from registry.db import create_engine, session_factory

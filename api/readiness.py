@@ -10,7 +10,7 @@ from typing import Literal
 from sqlalchemy import Engine, select, text
 from sqlalchemy.exc import SQLAlchemyError
 
-from api.schemas import Check
+from api.schemas.operations import Check
 from registry.db import SessionFactory, database_now, reading
 from registry.errors import RegistryError
 from registry.migrate import is_at_head

@@ -8,12 +8,8 @@ from urllib.parse import quote
 from sqlalchemy import func, select
 from sqlalchemy.orm import Session
 
-from api.schemas import (
-    CheckpointEvaluation,
-    CheckpointRead,
-    EvaluationRead,
-    EventRead,
-    FileRead,
+from api.schemas.checkpoints import CheckpointEvaluation, CheckpointRead, EvaluationRead, FileRead
+from api.schemas.jobs import (
     JobError,
     JobLinks,
     JobRead,
@@ -21,9 +17,9 @@ from api.schemas import (
     Progress,
     Queue,
     Transition,
-    WidthsRead,
     WorkerRead,
 )
+from api.schemas.progress import EventRead, WidthsRead
 from registry.jobs import EVENT_TYPES
 from registry.status import JobStatus, allowed_actions
 from registry.tables import Checkpoint, CheckpointFile, Evaluation, Increment, Job, JobEvent

@@ -17,7 +17,9 @@ from api.representations import (
     read_job,
     read_widths,
 )
-from api.schemas import CheckpointRead, EventRead, JobRead, WidthsRead
+from api.schemas.checkpoints import CheckpointRead
+from api.schemas.jobs import JobRead
+from api.schemas.progress import EventRead, WidthsRead
 from registry import checkpoints, jobs, metrics
 from registry.jobs import EVENT_TYPES
 from registry.status import TERMINAL

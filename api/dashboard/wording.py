@@ -4,7 +4,7 @@ from collections.abc import Callable, Mapping
 from typing import Any
 
 from api.dashboard.units import count, decimal, duration, size
-from api.schemas import EventRead
+from api.schemas.progress import EventRead
 
 Data = Mapping[str, Any]
 

@@ -9,7 +9,7 @@ from api.deps import CheckpointReader, JobsReader, ReadSession, StoreDep
 from api.errors import Problem
 from api.openapi import problems
 from api.representations import read_checkpoint, read_evaluation, read_files
-from api.schemas import CheckpointList, CheckpointRead, EvaluationList, FileList
+from api.schemas.checkpoints import CheckpointList, CheckpointRead, EvaluationList, FileList
 from api.serving import serve_blob
 from registry import checkpoints, jobs
 from registry.tables import Checkpoint

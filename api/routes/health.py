@@ -15,7 +15,7 @@ from api.readiness import (
     run_checks,
     worst_of,
 )
-from api.schemas import Health, Readiness, Version
+from api.schemas.operations import Health, Readiness, Version
 
 router = APIRouter(tags=["operations"])
 

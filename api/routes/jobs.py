@@ -21,7 +21,7 @@ from api.openapi import body_of, problems
 from api.paths import refuse_forbidden_paths
 from api.queries import JobQueryDep
 from api.representations import read_job, read_jobs
-from api.schemas import JobCreate, JobDryRun, JobPage, JobRead, PauseRequest
+from api.schemas.jobs import JobCreate, JobDryRun, JobPage, JobRead, PauseRequest
 from api.serving import matches_etag
 from registry import idempotency, jobs
 from registry.db import reading

@@ -14,7 +14,7 @@ from api.deps import JobsReader, ReadSession
 from api.openapi import problems
 from api.queries import MAX_POINTS
 from api.representations import read_event, read_widths
-from api.schemas import EventPage, EventRead, Metrics, WidthsRead
+from api.schemas.progress import EventPage, EventRead, Metrics, WidthsRead
 from registry import checkpoints, events, jobs, metrics
 from registry.db import SessionFactory, reading
 from registry.status import TERMINAL

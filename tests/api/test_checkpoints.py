@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 from fastapi.testclient import TestClient
 
-from api.schemas import CheckpointRead
+from api.schemas.checkpoints import CheckpointRead
 from registry.db import SessionFactory, transaction
 from registry.storage import LocalStore
 from registry.tables import Checkpoint, Job

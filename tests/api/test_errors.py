@@ -5,7 +5,7 @@ from fastapi.testclient import TestClient
 from sqlalchemy import Engine
 
 from api.main import create_app
-from api.schemas import ProblemRead
+from api.schemas.base import ProblemRead
 from api.settings import ApiSettings
 from registry.db import SessionFactory, transaction
 from registry.settings import Settings

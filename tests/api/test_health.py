@@ -9,7 +9,7 @@ from fastapi.testclient import TestClient
 
 from api.main import create_app
 from api.readiness import run_checks, worst_of
-from api.schemas import Check
+from api.schemas.operations import Check
 from registry.db import SessionFactory, transaction
 from registry.settings import Settings
 from registry.workers import Identity, beat

@@ -10,7 +10,7 @@ from fastapi.testclient import TestClient
 from sqlalchemy import event, func, select
 
 from api.main import create_app
-from api.schemas import JobRead
+from api.schemas.jobs import JobRead
 from registry.db import SessionFactory, transaction
 from registry.settings import Settings
 from registry.tables import Job, OutboxMessage

@@ -4,23 +4,16 @@
 is validated by the class that the run consumes.
 """
 
-from datetime import datetime
-from typing import Annotated, Literal
+from typing import Literal
 
-from pydantic import BaseModel, ConfigDict, Field, JsonValue, PlainSerializer, field_validator
+from pydantic import BaseModel, ConfigDict, Field, JsonValue, field_validator
 
-from pruning.events import LayerWidths, Outcome, Phase
+from api.schemas.base import Read, Timestamp
+from pruning.events import Outcome, Phase
 from pruning.recipe import Recipe
 from registry.status import JobAction, JobStatus
 
 MAX_METADATA_PAIRS = 32
-
-
-def _rfc3339(at: datetime) -> str:
-    return at.isoformat(timespec="milliseconds").replace("+00:00", "Z")
-
-
-Timestamp = Annotated[datetime, PlainSerializer(_rfc3339, return_type=str, when_used="json")]
 
 
 class Limits(BaseModel):
@@ -72,12 +65,6 @@ class PauseRequest(BaseModel):
         description="`save` stops at the next boundary; `latest` at once, falling back on the last "
         "checkpoint, which must exist.",
     )
-
-
-class Read(BaseModel):
-    """Base of what is answered."""
-
-    model_config = ConfigDict(extra="forbid", ser_json_inf_nan="strings")
 
 
 class Queue(Read):
@@ -208,109 +195,6 @@ class JobDryRun(Read):
     resolved: dict[str, JsonValue] = Field(description="The recipe with every default filled.")
 
 
-class EventRead(Read):
-    """One thing that happened to a job."""
-
-    id: str = Field(description="`evt_` and 32 hexadecimal digits.")
-    object: Literal["prune.job.event"] = Field("prune.job.event", description="The kind.")
-    job: str = Field(description="Id of the job.")
-    seq: int = Field(description="Gap-free number within the job, from 1; the cursor.")
-    type: str = Field(description="Such as `job.started`, `increment.started`, `eval.completed`.")
-    level: Literal["info", "warning", "error"] = Field(description="How much it matters.")
-    data: dict[str, JsonValue] = Field(description="Details, by type.")
-    created_at: Timestamp = Field(description="When it was recorded.")
-
-
-class FileRead(Read):
-    """One file of a checkpoint."""
-
-    path: str = Field(description="Its name inside the checkpoint.")
-    size: int = Field(description="Bytes.")
-    sha256: str = Field(description="Hexadecimal digest of its content; also its ETag.")
-    url: str = Field(description="Where to download it.")
-
-
-class EvaluationRead(Read):
-    """One measured number and how it was measured."""
-
-    id: str = Field(description="`eval_` and 32 hexadecimal digits.")
-    object: Literal["evaluation"] = Field("evaluation", description="The kind.")
-    checkpoint: str | None = Field(description="The checkpoint measured; null for the base model.")
-    increment: int = Field(description="0 is the base model.")
-    stage: Literal["base", "pruned", "recovered"] = Field(
-        description="Of the base model, after a cut and untrained, or after recovery."
-    )
-    tokens_seen: int | None = Field(description="Training tokens seen when it was measured.")
-    suite: str = Field(description="Such as `perplexity` or `speed`.")
-    metric: str = Field(description="What was measured.")
-    value: float | None = Field(description="The number; null when it is not finite.")
-    stderr: float | None = Field(description="Its standard error, when known.")
-    n: int | None = Field(description="Over how many samples.")
-    protocol: dict[str, JsonValue] = Field(description="How: device, lengths, dtype and the like.")
-    created_at: Timestamp = Field(description="When it was recorded.")
-
-
-class CheckpointEvaluation(Read):
-    """A measurement inside a checkpoint."""
-
-    metric: str = Field(description="What was measured.")
-    value: float | None = Field(description="The number; null when it is not finite.")
-    stderr: float | None = Field(description="Its standard error, when known.")
-    n: int | None = Field(description="Over how many samples.")
-
-
-class CheckpointRead(Read):
-    """A model a job has published."""
-
-    id: str = Field(description="`ckpt_` and 32 hexadecimal digits.")
-    object: Literal["checkpoint"] = Field("checkpoint", description="The kind.")
-    job: str = Field(description="The job that made it.")
-    increment: int = Field(description="After which increment.")
-    step: int = Field(description="Optimizer steps since the start of the job.")
-    parent: str | None = Field(description="The checkpoint before it.")
-    params: int = Field(description="Parameters, tied ones counted once.")
-    size_bytes: int = Field(description="Bytes of the published files.")
-    dtype: str = Field(description="Of the stored weights.")
-    widths: list[LayerWidths] = Field(description="The sizes of each decoder layer.")
-    evaluations: dict[str, CheckpointEvaluation] = Field(
-        description="Measurements after recovery, by suite."
-    )
-    baseline_ratio: float | None = Field(
-        description="Held-out perplexity over that of the base model."
-    )
-    sha256: str = Field(description="Digest of its manifest, which holds the digest of each file.")
-    files: list[FileRead] = Field(description="What to download.")
-    resumable: bool = Field(description="Whether the training state is kept beside it.")
-    status: Literal["committed", "deleted"] = Field(description="Whether it can be downloaded.")
-    pinned: bool = Field(description="Kept whatever the retention says.")
-    created_at: Timestamp = Field(description="When it was committed.")
-    fence: int = Field(description="Fencing token of the attempt that committed it.")
-
-
-class Metrics(Read):
-    """Training curves as columns, down-sampled to at most `max_points`."""
-
-    object: Literal["prune.job.metrics"] = Field("prune.job.metrics", description="The kind.")
-    job: str = Field(description="Id of the job.")
-    step: list[int] = Field(description="Optimizer steps: the row index of every column.")
-    columns: dict[str, list[float | None]] = Field(
-        description="One list per key, as long as `step`; null where a value is not finite."
-    )
-    total_points: int = Field(description="Points stored before down-sampling.")
-
-
-class WidthsRead(Read):
-    """Layer widths over the increments: the numbers of the dashboard's heatmap."""
-
-    object: Literal["prune.job.widths"] = Field("prune.job.widths", description="The kind.")
-    job: str = Field(description="Id of the job.")
-    increments: list[int] = Field(description="0 is the base model.")
-    params: list[int | None] = Field(description="Parameters after each of `increments`.")
-    layers: list[list[LayerWidths]] = Field(
-        description="`layers[i][l]`: sizes of decoder layer `l` after `increments[i]`."
-    )
-
-
 class JobPage(Read):
     """One page of jobs."""
 
@@ -319,80 +203,3 @@ class JobPage(Read):
     has_more: bool = Field(description="Whether a page follows.")
     first_id: str | None = Field(description="Id of the first job of this page.")
     last_id: str | None = Field(description="Pass it as `after` to get the next page.")
-
-
-class EventPage(Read):
-    """One page of events, ascending."""
-
-    object: Literal["list"] = Field("list", description="Always `list`.")
-    data: list[EventRead] = Field(description="The events.")
-    has_more: bool = Field(description="Whether a page follows.")
-    last_seq: int | None = Field(description="Pass it as `after` to get the next page.")
-
-
-class CheckpointList(Read):
-    """The checkpoints of a job, oldest first."""
-
-    object: Literal["list"] = Field("list", description="Always `list`.")
-    data: list[CheckpointRead] = Field(description="The checkpoints.")
-    has_more: Literal[False] = Field(False, description="The list is whole.")
-
-
-class EvaluationList(Read):
-    """Evaluations, oldest first."""
-
-    object: Literal["list"] = Field("list", description="Always `list`.")
-    data: list[EvaluationRead] = Field(description="The evaluations.")
-    has_more: Literal[False] = Field(False, description="The list is whole.")
-
-
-class FileList(Read):
-    """The files of a checkpoint."""
-
-    object: Literal["list"] = Field("list", description="Always `list`.")
-    data: list[FileRead] = Field(description="The files, by path.")
-    has_more: Literal[False] = Field(False, description="The list is whole.")
-
-
-class ProblemRead(Read):
-    """An error, RFC 9457."""
-
-    model_config = ConfigDict(extra="allow")
-
-    type: str = Field(description="Names the kind of problem.")
-    title: str = Field(description="The kind of problem in words.")
-    status: int = Field(description="The HTTP status.")
-    detail: str = Field(description="What was wrong this time.")
-    instance: str = Field(description="The path asked for.")
-    code: str = Field(description="The kind of problem, for programs.")
-    param: str | None = Field(description="The first field at fault.")
-    errors: list[dict[str, JsonValue]] = Field(description="Every field at fault.")
-    retryable: bool = Field(description="Whether the same request may succeed later.")
-    request_id: str = Field(description="Names this request in the server's log.")
-
-
-class Check(Read):
-    """One readiness check."""
-
-    status: Literal["ok", "degraded", "failed"] = Field(description="How it stands.")
-    detail: str | None = Field(None, description="What is wrong.")
-
-
-class Readiness(Read):
-    """Whether this process can serve."""
-
-    status: Literal["ok", "degraded", "failed"] = Field(description="The worst of the checks.")
-    checks: dict[str, Check] = Field(description="Each check by name.")
-
-
-class Health(Read):
-    """Whether this process is alive."""
-
-    status: Literal["ok"] = Field("ok", description="Always `ok`.")
-
-
-class Version(Read):
-    """What is running."""
-
-    version: str = Field(description="Version of Espalier.")
-    python: str = Field(description="Version of Python.")
