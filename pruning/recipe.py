@@ -295,7 +295,9 @@ class Recovery(Part):
 
     kind: Literal["full", "none"] = "full"
     sequence_length: int = Field(512, ge=8)
-    batch_sequences: int = Field(8, gt=0, description="Sequences per optimizer step.")
+    batch_sequences: int | None = Field(
+        None, gt=0, description="Sequences per optimizer step. Default: 8, fewer in a short run."
+    )
     micro_batch_sequences: int | None = Field(None, gt=0)
     learning_rate: LearningRate = LearningRate()
     weight_decay: float = Field(0.0, ge=0)

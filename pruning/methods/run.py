@@ -34,6 +34,8 @@ from pruning.training.optimizer import build_optimizer
 from pruning.training.schedule import Schedule
 
 Stop = Callable[[], bool]
+_MIN_STEPS = 50
+_MAX_AUTOMATIC_BATCH = 8
 _PACKAGES = ("espalier", "torch", "transformers", "tokenizers", "safetensors")
 
 
@@ -235,13 +237,30 @@ def _increments(recipe: Recipe, start: Start, corpus: Corpus) -> tuple[Increment
 
 
 def _total_steps(recipe: Recipe, corpus: Corpus) -> int:
-    """Optimizer steps for the wanted tokens; by default one pass over the corpus."""
+    """Optimizer steps over the run's tokens."""
     if recipe.recovery.kind == "none":
         return 0
-    length, batch = recipe.recovery.sequence_length, recipe.recovery.batch_sequences
+    num_sequences = _num_sequences(recipe, corpus)
+    return max(1, num_sequences // batch_sequences(recipe, corpus)) if num_sequences else 0
+
+
+def batch_sequences(recipe: Recipe, corpus: Corpus) -> int:
+    """Sequences per optimizer step: as asked, else 8, or fewer where that leaves too few steps.
+
+    In a short run the number of steps limits recovery, not the noise of their gradients.
+    """
+    if recipe.recovery.batch_sequences is not None:
+        return recipe.recovery.batch_sequences
+    affordable = _num_sequences(recipe, corpus) // _MIN_STEPS
+    return max(1, min(_MAX_AUTOMATIC_BATCH, affordable))
+
+
+def _num_sequences(recipe: Recipe, corpus: Corpus) -> int:
+    """Training sequences of the run; by default one pass over the corpus."""
+    length = recipe.recovery.sequence_length
     if recipe.schedule.num_tokens is not None:
-        return round(recipe.schedule.num_tokens / (length * batch))
-    return max(1, sum(len(domain.train) // length for domain in corpus.domains) // batch)
+        return recipe.schedule.num_tokens // length
+    return sum(len(domain.train) // length for domain in corpus.domains)
 
 
 def _loop(
@@ -263,6 +282,7 @@ def _loop(
         optimizer=optimizer,
         sampler=sampler,
         recovery=recipe.recovery,
+        batch_sequences=batch_sequences(recipe, corpus),
         schedule=Schedule(
             learning_rate=recipe.recovery.learning_rate,
             total_steps=increments[-1].until_step,

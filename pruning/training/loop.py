@@ -42,6 +42,7 @@ class TrainingLoop:
     optimizer: torch.optim.Optimizer
     sampler: MixtureSampler
     recovery: Recovery
+    batch_sequences: int
     schedule: Schedule
     progress: Progress
     emit: Emit
@@ -49,7 +50,7 @@ class TrainingLoop:
     @property
     def tokens_per_step(self) -> int:
         """Tokens that one optimizer step sees."""
-        return self.recovery.batch_sequences * self.recovery.sequence_length
+        return self.batch_sequences * self.recovery.sequence_length
 
     def train(self, until_step: int, *, increment: int) -> None:
         """Train until `until_step` optimizer steps are done in all.
@@ -75,7 +76,7 @@ class TrainingLoop:
 
     def _gradient(self) -> tuple[float, float]:
         """Mean loss of one batch `ids_BT` and the gradient's norm before clipping."""
-        ids_BT, exhausted = self.sampler.next_batch(self.recovery.batch_sequences)
+        ids_BT, exhausted = self.sampler.next_batch(self.batch_sequences)
         for exhaustion in exhausted:
             self.emit(_exhaustion_warning(exhaustion))
         num_predictions = ids_BT.shape[0] * (ids_BT.shape[1] - 1)
@@ -91,7 +92,7 @@ class TrainingLoop:
 
     def _micro_batch(self) -> int:
         automatic = max(1, _MICRO_BATCH_TOKENS // self.recovery.sequence_length)
-        return self.recovery.micro_batch_sequences or min(self.recovery.batch_sequences, automatic)
+        return self.recovery.micro_batch_sequences or min(self.batch_sequences, automatic)
 
     def _update(self) -> float:
         learning_rate = self.schedule.at(self.progress.step) * self.progress.learning_rate_scale

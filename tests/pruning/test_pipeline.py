@@ -261,9 +261,26 @@ def test_a_first_increment_below_the_quality_floor_is_an_error(
         quality_floor={"max": 1.01},
         recovery={
             "sequence_length": 64,
+            "batch_sequences": 8,
             "precision": "float32",
             "learning_rate": {"peak": 0.5, "warmup_fraction": 0},
         },
     )
     with pytest.raises(TargetUnreachable, match="the first increment already raises"):
         run(recipe, tmp_path / "out", lambda _: None, device="cpu")
+
+
+@pytest.mark.parametrize(("num_tokens", "num_steps"), [(40 * 32, 40), (150 * 32, 50)])
+def test_a_short_run_takes_small_batches_for_the_sake_of_its_steps(
+    tiny_model_dir: Path, corpus: Path, tmp_path: Path, num_tokens: int, num_steps: int
+) -> None:
+    recipe = make_recipe(
+        tiny_model_dir,
+        corpus,
+        schedule={"num_increments": 1, "num_tokens": num_tokens},
+        recovery={"sequence_length": 32, "precision": "float32"},
+    )
+    events = events_of(recipe, tmp_path / "out")
+    steps = only(events, StepFinished)
+    assert len(steps) == num_steps
+    assert steps[-1].num_tokens == num_tokens

@@ -18,7 +18,6 @@ from tests.pruning.text import make_documents
 
 RECOVERY = Recovery(
     sequence_length=32,
-    batch_sequences=4,
     precision="float32",
     learning_rate=LearningRate(peak=3e-3, warmup_fraction=0),
 )
@@ -41,6 +40,7 @@ def loop(
         optimizer=build_optimizer(tiny_llama, RECOVERY),
         sampler=MixtureSampler([domain], sequence_length=32, seed=0),
         recovery=RECOVERY,
+        batch_sequences=4,
         schedule=Schedule(learning_rate=RECOVERY.learning_rate, total_steps=1000, last_cut_step=0),
         progress=Progress(),
         emit=events.append,
@@ -86,6 +86,7 @@ def test_micro_batches_change_nothing_but_memory(loop: TrainingLoop) -> None:
         optimizer=build_optimizer(other, RECOVERY),
         sampler=copy.deepcopy(loop.sampler),
         recovery=RECOVERY.model_copy(update={"micro_batch_sequences": 1}),
+        batch_sequences=4,
         schedule=loop.schedule,
         progress=Progress(),
         emit=lambda _: None,
