@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 WIDTH, HEIGHT = 600, 240
-LEFT, RIGHT, TOP, BOTTOM = 52, 10, 10, 26
+LEFT, RIGHT, TOP, BOTTOM = 52, 18, 10, 26
 _LOG_RATIO = 8.0
 """Curves spanning more than this are drawn on a logarithmic axis."""
 
@@ -39,6 +39,7 @@ class Plot:
     cuts: list[float]
     x_ticks: list[Tick]
     y_ticks: list[Tick]
+    base: float | None
     logarithmic: bool
 
 
@@ -47,8 +48,15 @@ def is_logarithmic(values: Sequence[float]) -> bool:
     return bool(values) and min(values) > 0 and max(values) / min(values) > _LOG_RATIO
 
 
-def draw(series: Series, cuts: Sequence[float], *, max_tokens: float, dots: bool) -> Plot:
-    """Lay a curve and the marks of the cuts into a box of `WIDTH` x `HEIGHT`."""
+def draw(
+    series: Series,
+    cuts: Sequence[float],
+    *,
+    max_tokens: float,
+    dots: bool = False,
+    base: float | None = None,
+) -> Plot:
+    """Lay a curve, the marks of the cuts and the base model's value into `WIDTH` x `HEIGHT`."""
     logarithmic = is_logarithmic(series.values)
     low, high = _bounds(series.values, logarithmic)
     span = max(max_tokens, 1.0)
@@ -67,6 +75,7 @@ def draw(series: Series, cuts: Sequence[float], *, max_tokens: float, dots: bool
         cuts=[x(cut) for cut in cuts],
         x_ticks=[Tick(x(at), _short(at)) for at in nice_steps(0, span, 5)],
         y_ticks=[Tick(y(at), f"{at:g}") for at in _y_steps(low, high, logarithmic)],
+        base=y(base) if base is not None and series else None,
         logarithmic=logarithmic,
     )
 
