@@ -34,9 +34,8 @@ _EVENT_PAGE = 100
 # Every request this client makes is safe to repeat: a POST carries an idempotency key or asks for a
 # state that is the same the second time.
 _RETRY = Retry(
-    total=5,
-    backoff_factor=0.3,
-    max_backoff_wait=10,
+    total=4,
+    backoff_factor=0.25,
     allowed_methods=["GET", "HEAD", "POST", "DELETE"],
 )
 

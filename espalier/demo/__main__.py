@@ -61,7 +61,7 @@ def _demo(console: Console, directory: Path, tokens: int, target: str, data: Pat
         job = _find_unfinished(client, request) or client.submit(request)
         clock.say(f"job {job.id}: {target} parameters; watch it at {server.url}/jobs/{job.id}")
         clock.say(f"the dashboard asks for this key: {server.api_key}")
-        job = watch_job(client, job.id, console)
+        job = _watch(clock, client, job)
         if job.status != "succeeded":
             raise EspalierError(_ending(job))
         clock.say(f"job {job.status}: {job.outcome}")
@@ -81,6 +81,14 @@ def _find_unfinished(client: Client, request: dict[str, Any]) -> Job | None:
         if not job.ended and all(job.spec.get(key) == value for key, value in request.items()):
             return job
     return None
+
+
+def _watch(clock: "_Clock", client: Client, job: Job) -> Job:
+    try:
+        return watch_job(client, job.id, clock.console)
+    except KeyboardInterrupt:
+        clock.say("stopping after the running increment; Ctrl-C again stops at once")
+        raise
 
 
 def _show_result(clock: "_Clock", client: Client, job: Job, directory: Path) -> None:

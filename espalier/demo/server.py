@@ -9,6 +9,7 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from espalier.connection import Connection, read_key, read_local_server
+from espalier.supervisor import die_with_parent
 
 _START_SECONDS = 150.0
 _STOP_SECONDS = 180.0
@@ -29,13 +30,27 @@ def running_server(data_dir: Path, *, allowed_paths: tuple[Path, ...]) -> Iterat
     with log_path.open("wb") as log:
         # A session of its own: on Ctrl-C this process ends it, in order, instead of the terminal.
         process = subprocess.Popen(
-            command, stdin=subprocess.DEVNULL, stdout=log, stderr=log, start_new_session=True
+            command,
+            stdin=subprocess.DEVNULL,
+            stdout=log,
+            stderr=log,
+            start_new_session=True,
+            preexec_fn=die_with_parent(),
         )
         try:
             yield _wait_until_ready(process, data_dir, log_path)
         finally:
-            process.send_signal(signal.SIGTERM)
-            process.wait(_STOP_SECONDS)
+            _stop(process)
+
+
+def _stop(process: subprocess.Popen[bytes]) -> None:
+    """Let the running increment finish; a Ctrl-C meanwhile is passed on and hurries it."""
+    process.send_signal(signal.SIGTERM)
+    try:
+        process.wait(_STOP_SECONDS)
+    except KeyboardInterrupt:
+        process.send_signal(signal.SIGTERM)
+        process.wait(_STOP_SECONDS)
 
 
 def _wait_until_ready(

@@ -2,10 +2,7 @@
 
 import subprocess
 import sys
-from collections.abc import Iterator
 from pathlib import Path
-
-import pytest
 
 from pruning.manifest import read_manifest
 from tests.e2e.stack import (
@@ -17,25 +14,11 @@ from tests.e2e.stack import (
     wait_for_increment,
     wait_for_success,
     wait_until,
-    write_model_and_text,
 )
 
 ALL_INCREMENTS = list(range(1, NUM_INCREMENTS + 1))
 LONG = 60_000
 """Tokens of a job that lasts long enough to be killed in the middle."""
-
-
-@pytest.fixture(scope="module")
-def inputs(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path]:
-    return write_model_and_text(tmp_path_factory.mktemp("inputs"))
-
-
-@pytest.fixture(scope="module")
-def up(tmp_path_factory: pytest.TempPathFactory, inputs: tuple[Path, Path]) -> Iterator[Up]:
-    """One service for the tests that leave it running."""
-    up = Up(tmp_path_factory.mktemp("up") / "data", inputs[0].parent)
-    yield up
-    up.close()
 
 
 def test_a_request_becomes_a_model_that_plain_transformers_opens(
