@@ -9,7 +9,7 @@ PRESETS: Mapping[str, Mapping[str, Any]] = {
     "adapt_pruner": {
         "axes": ("intermediate", "kv_group"),
         "importance": {"kind": "taylor"},
-        "allocation": {"kind": "layer_adaptive", "amplitude": 0.5},
+        "allocation": {"kind": "layer_adaptive", "amplitude": 1.0},
         "compensation": "none",
         "schedule": {"token_share": "linear"},
         "recovery": {"kind": "full", "learning_rate": {"kind": "wsd"}},

@@ -263,7 +263,7 @@ class Allocation(Part):
     """How the sparsity of an increment is spread over layers and axes."""
 
     kind: AllocationKind = "layer_adaptive"
-    amplitude: float = Field(0.5, ge=0, le=1, description="Spread around the mean layer sparsity.")
+    amplitude: float = Field(1.0, ge=0, le=1, description="Spread around the mean layer sparsity.")
     layout: Layout = "per_layer"
     constraints: Constraints = Constraints()
 

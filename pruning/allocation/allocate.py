@@ -65,12 +65,17 @@ def _check_reachable(accounts: list[Account], num_parameters: int, target: int) 
 def _rates(accounts: list[Account], scores: Scores, allocation: Allocation) -> list[float]:
     if allocation.kind == "uniform":
         return [1.0] * len(accounts)
-    rates = layer_adaptive_rates(
-        [scores.layers[account.layer].block_importance(account.axis) for account in accounts],
-        [float(account.num_parameters) for account in accounts],
-        allocation.amplitude,
-    )
-    return [rate * AXIS_RATES[account.axis] for rate, account in zip(rates, accounts, strict=True)]
+    rates: dict[tuple[int, Axis], float] = {}
+    for axis in {account.axis for account in accounts}:
+        blocks = [account for account in accounts if account.axis == axis]
+        spread = layer_adaptive_rates(
+            [scores.layers[block.layer].block_importance(axis) for block in blocks],
+            [float(block.num_parameters) for block in blocks],
+            allocation.amplitude,
+        )
+        for block, rate in zip(blocks, spread, strict=True):
+            rates[block.layer, axis] = rate * AXIS_RATES[axis]
+    return [rates[account.layer, account.axis] for account in accounts]
 
 
 def _pay_apart(

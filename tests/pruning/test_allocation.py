@@ -367,3 +367,19 @@ def test_one_outlier_does_not_flatten_the_others() -> None:
     values = normalise([10.0, *ordinary], [1.0] * 11)
     assert values[0] == pytest.approx(1)
     assert max(values[1:]) - min(values[1:]) > 0.4
+
+
+def test_layer_adaptive_takes_channels_before_kv_groups() -> None:
+    plan = whole(layers=10, intermediate=512, kv_groups=3)
+    geometry = make_geometry(layers=10)
+    total = prunable(geometry, plan)
+    pruned, _ = allocate(
+        make_scores(plan),
+        plan,
+        geometry,
+        target_num_parameters=geometry.num_parameters(plan) - total // 5,
+        allocation=Allocation(kind="layer_adaptive", constraints=FREE),
+    )
+    removed = removed_by_axis(geometry, plan, pruned)
+    attention = 10 * 3 * geometry.group_costs[0]["kv_group"]
+    assert 0 < removed["kv_group"] / attention < removed["intermediate"] / (total - attention) / 2
