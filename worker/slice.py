@@ -1,6 +1,7 @@
 """Watching one child: its events go up, the wishes of user, operator and clock go down."""
 
 import logging
+import shutil
 import time
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -66,6 +67,8 @@ class Slice:
             return
         self.recorder.publishing(event.increment)
         checkpoint = publish(self.workplace, self.lease, self.out_dir, event)
+        # The store has it; masters and moments of many increments would fill the disk of the host.
+        shutil.rmtree(self.out_dir / event.directory, ignore_errors=True)
         self._increments += 1
         self.committed_final = checkpoint.final
         logger.info("job %s: increment %d committed", self.lease.job_id, event.increment)
