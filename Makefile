@@ -9,6 +9,7 @@ INSTALL := $(BIN)/python -m pip install -qq --disable-pip-version-check -c const
 
 TOKENS ?=
 TARGET ?=
+MODEL ?=
 DATA ?=
 
 .DEFAULT_GOAL := help
@@ -19,11 +20,12 @@ help: ## Show this list
 	@echo
 	@echo "  make demo TOKENS=400000      trains on more text"
 	@echo "  make demo TARGET=100M        prunes to another size"
+	@echo "  make demo MODEL=/my/model    uses your own model: a directory, or a GGUF file"
 	@echo "  make demo DATA=/my/corpus    uses your own text: a file, or a directory with one file a domain"
 
 demo: $(VENV)/.installed-runtime ## Prune and train a real 135M model through the real service (10 minutes on 2 cores)
 	@$(MAKE) --no-print-directory assets || echo "Going on without them: the dashboard then draws its charts on the server"
-	@$(BIN)/python -m espalier.demo $(if $(TOKENS),--tokens $(TOKENS)) $(if $(TARGET),--target $(TARGET)) $(if $(DATA),--data "$(DATA)")
+	@$(BIN)/python -m espalier.demo $(if $(TOKENS),--tokens $(TOKENS)) $(if $(TARGET),--target $(TARGET)) $(if $(MODEL),--model "$(MODEL)") $(if $(DATA),--data "$(DATA)")
 
 test: $(VENV)/.installed-dev ## Run the tests; they start their own Postgres and Redis-protocol servers
 	@$(MAKE) --no-print-directory assets

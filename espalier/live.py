@@ -128,7 +128,7 @@ def describe(event: Event) -> str | None:
         stage, value = data.get("stage"), float(data["value"])
         return f"{at}  increment {data.get('increment')}: perplexity {value:.2f} ({stage})"
     if event.type == "checkpoint.created":
-        size = millions(data.get("params"))
+        size = millions(data.get("num_parameters"))
         return f"{at}  increment {data.get('increment')}: checkpoint of {size} parameters"
     if event.level != "info" or event.type == "job.retrying":
         return f"{at}  {event.type}: {_reason(data)}"

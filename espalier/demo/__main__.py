@@ -27,6 +27,9 @@ app = typer.Typer(add_completion=False, pretty_exceptions_enable=False)
 def main(
     tokens: Annotated[int, typer.Option(min=10_000, help="How much text to train on.")] = 80_000,
     target: Annotated[str, typer.Option(help="Size to prune to: 110M, 30%.")] = "110M",
+    model: Annotated[
+        Path | None, typer.Option(exists=True, help="Your own model: a directory or a GGUF file.")
+    ] = None,
     data: Annotated[
         Path | None, typer.Option(exists=True, help="Your own text: a file or a directory.")
     ] = None,
@@ -34,10 +37,10 @@ def main(
         ".demo"
     ),
 ) -> None:
-    """Prune and train SmolLM2-135M through the service, then open what came out."""
+    """Prune and train a model (SmolLM2-135M) through the service, then open what came out."""
     console = Console()
     try:
-        _demo(console, directory.resolve(), tokens, target, data)
+        _demo(_Clock(console), directory.resolve(), tokens, target, model, data)
     except (ModelUnavailable, ServerDidNotStart, EspalierError) as error:
         text = f"The demo could not go on: {error}"
         console.print(text, markup=False, highlight=False, soft_wrap=True)
@@ -47,13 +50,19 @@ def main(
         raise typer.Exit(130) from None
 
 
-def _demo(console: Console, directory: Path, tokens: int, target: str, data: Path | None) -> None:
-    clock = _Clock(console)
-    model = fetch_model(directory / "model")
+def _demo(
+    clock: "_Clock",
+    directory: Path,
+    tokens: int,
+    target: str,
+    own_model: Path | None,
+    own_data: Path | None,
+) -> None:
+    model = own_model.resolve() if own_model else fetch_model(directory / "model")
     clock.say(f"model: {model.name}")
-    request = {"model": str(model), "target": target, **_data(directory, tokens, data)}
+    request = {"model": str(model), "target": target, **_data(directory, tokens, own_data)}
     clock.say(f"text: {request['data']}")
-    allowed = (model.parent, Path(request["data"]))
+    allowed = (model.parent if model.is_file() else model, Path(request["data"]))
     with (
         running_server(directory / "service", allowed_paths=allowed) as server,
         Client(server.url, server.api_key) as client,

@@ -28,15 +28,17 @@ IMPATIENT = {
 }
 
 
-def write_model_and_text(directory: Path) -> tuple[Path, Path]:
+def write_model_and_text(
+    directory: Path, *, intermediate_size: int = 64, num_documents: int = 120
+) -> tuple[Path, Path]:
     """A random Llama with its tokenizer, and two domains of text."""
     model, text = directory / "model", directory / "text"
     directory.mkdir(exist_ok=True)
-    make_tiny_model().save_pretrained(model)
+    make_tiny_model(intermediate_size=intermediate_size).save_pretrained(model)
     make_tiny_tokenizer().save_pretrained(model)
     text.mkdir()
     for domain, words in (("docs", CORPUS[0]), ("code", CORPUS[1])):
-        lines = (json.dumps({"text": f"{words} {n} " * 4}) for n in range(120))
+        lines = (json.dumps({"text": f"{words} {n} " * 4}) for n in range(num_documents))
         (text / f"{domain}.jsonl").write_text("\n".join(lines))
     return model, text
 
