@@ -283,7 +283,7 @@ class Schedule(Part):
 class LearningRate(Part):
     """One schedule over all increments: linear warm-up, constant, then decay to `min_ratio` x peak."""
 
-    peak: float = Field(2e-4, gt=0, lt=1)
+    peak: float = Field(1e-4, gt=0, lt=1)
     warmup_fraction: float = Field(0.05, ge=0, le=1)
     decay_fraction: float = Field(0.1, ge=0, le=1)
     min_ratio: float = Field(0.1, ge=0, le=1)
