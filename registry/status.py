@@ -1,7 +1,7 @@
 """The job state machine as data: what may follow what, and who may ask for it. Pure.
 
-`TRANSITIONS` is the only place that says so; `registry.jobs.transition` enforces it, `allowed_actions`
-reads it, and the tests and the documentation are generated from it.
+`TRANSITIONS` is the only place that says so; `registry.jobs.transition` enforces it,
+`allowed_actions` reads it, and the tests and the documentation are generated from it.
 """
 
 from collections.abc import Mapping

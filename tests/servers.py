@@ -71,10 +71,10 @@ def postgres_server() -> Iterator[str]:
 
 
 @contextmanager
-def redis_server() -> Iterator[str]:
-    """A Redis-protocol server (Valkey) on a free port of the loopback; yields its URL."""
+def redis_server(port: int | None = None) -> Iterator[str]:
+    """A Redis-protocol server (Valkey) on a port of the loopback, a free one; yields its URL."""
+    port = port or free_port()
     with _directory() as directory:
-        port = free_port()
         command = [
             _valkey_program(),
             *("--port", str(port), "--bind", "127.0.0.1", "--dir", directory),

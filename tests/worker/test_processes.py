@@ -14,6 +14,7 @@ from registry.settings import Settings
 from registry.status import JobStatus
 from registry.storage import store_for
 from registry.tables import Job, Worker
+from tests.servers import free_port, redis_server
 from tests.worker.conftest import Submit
 from tests.worker.history import check_history
 from tests.worker.processes import SWEEPER, WORKER, Processes, children_of, kill, wait_until
@@ -101,3 +102,19 @@ def test_a_job_survives_the_death_of_its_child_its_worker_and_everything(
     processes.start(WORKER)
     ended(job_id)
     assert look(job_id).attempt == 4
+
+
+def test_a_broker_that_forgets_everything_costs_time_only(
+    settings: Settings, tmp_path: Path, submit: Submit, ended: Callable[[str], None]
+) -> None:
+    port = free_port()
+    broken = settings.model_copy(update={"broker_url": f"redis://127.0.0.1:{port}/0"})
+    with Processes(broken, tmp_path) as processes:
+        with redis_server(port):
+            worker = processes.start(WORKER)
+            processes.start(SWEEPER)
+            ended(submit(increments=1))
+        lost = submit(increments=1)
+        with redis_server(port):
+            ended(lost)
+        assert worker.poll() is None
