@@ -8,6 +8,7 @@ from typing import Any
 
 import pytest
 import yaml
+from compose_spec import PyCompose
 from typer.main import get_command
 
 from espalier.up import services
@@ -18,6 +19,21 @@ ROOT = Path(__file__).parents[2]
 COMPOSE: dict[str, Any] = yaml.safe_load((ROOT / "docker-compose.yml").read_text())
 SERVICES: dict[str, dict[str, Any]] = COMPOSE["services"]
 OURS = ("migrate", "api", "sweeper", "worker-cpu", "worker-gpu")
+
+
+def test_the_file_keeps_to_the_compose_specification() -> None:
+    text = re.sub(r"\$\{\w+:-([^}]*)}", r"\1", (ROOT / "docker-compose.yml").read_text())
+    merged = yaml.safe_load(re.sub(r"\$\{\w+:\?[^}]*}", "filled", text))
+    compose = PyCompose.from_yaml(yaml.safe_dump(merged))
+    compose.validate()
+    assert set(compose.service_names()) == set(SERVICES)
+
+
+def test_what_services_refer_to_exists() -> None:
+    for service in SERVICES.values():
+        assert set(service.get("depends_on", {})) <= set(SERVICES)
+        named = {volume.partition(":")[0] for volume in service["volumes"] if volume[0] != "$"}
+        assert named <= set(COMPOSE["volumes"])
 
 
 @pytest.mark.parametrize("name", SERVICES)
