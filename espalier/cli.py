@@ -24,6 +24,7 @@ from espalier.live import duration, increments, millions, sizes, watch_job
 from espalier.resources import Checkpoint, Job
 from espalier.up import Options, UpError, serve
 
+_PIPE_COLUMNS = 200
 JOB_FAILED = 1
 JOB_CANCELLED = 7
 _EXIT_CODES: dict[type[Exception], int] = {
@@ -151,19 +152,19 @@ def list_jobs(
     if as_json:
         _print_json(jobs)
         return
-    table = Table("job", "name", "status", "phase", "parameters", "increment", "left", box=None)
+    table = _table("job", "status", "phase", "parameters", "increment", "left", "name")
     for job in jobs:
         progress = job.progress
         table.add_row(
             job.id,
-            job.name,
             job.status,
             job.phase,
             sizes(progress),
             increments(progress),
             duration(progress.eta_seconds),
+            job.name,
         )
-    Console().print(table)
+    _print_table(table)
 
 
 @app.command()
@@ -221,7 +222,7 @@ def checkpoints(job_id: JobId, as_json: AsJson = False) -> None:
     if as_json:
         _print_json(found)
         return
-    table = Table("checkpoint", "increment", "parameters", "MB", "dtype", "published", box=None)
+    table = _table("checkpoint", "increment", "parameters", "MB", "dtype", "published")
     for item in found:
         table.add_row(
             item.id,
@@ -231,7 +232,7 @@ def checkpoints(job_id: JobId, as_json: AsJson = False) -> None:
             item.dtype,
             item.created_at.astimezone().strftime("%Y-%m-%d %H:%M"),
         )
-    Console().print(table)
+    _print_table(table)
 
 
 @app.command()
@@ -305,7 +306,22 @@ def _show(job: Job, as_json: bool) -> None:
     for label, value in rows.items():
         if value:
             table.add_row(label, value)
-    Console().print(table, highlight=False, markup=False)
+    _print_table(table)
+
+
+def _table(*headings: str) -> Table:
+    table = Table(box=None)
+    for heading in headings:
+        # An id that is cut off is of no use.
+        table.add_column(heading, no_wrap=heading in ("job", "checkpoint"), overflow="fold")
+    return table
+
+
+def _print_table(table: Table) -> None:
+    console = Console()
+    if not console.is_terminal:
+        console = Console(width=_PIPE_COLUMNS)
+    console.print(table)
 
 
 def _print_json(value: BaseModel | Sequence[BaseModel]) -> None:
