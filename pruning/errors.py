@@ -9,6 +9,7 @@ PruningError
 ├── TargetUnreachable     the constraints leave nothing more to remove
 ├── InvalidData           text that cannot be read, or too little of it
 ├── CheckpointCorrupt     a file is missing or its digest differs
+├── ExportRefused         an engine would not compute the published model
 ├── NumericsDiverged      loss or gradient stayed non-finite after every rollback
 └── OutOfMemory           the device is too small even at micro-batch 1
 """
@@ -53,7 +54,20 @@ class InvalidPlan(PruningError):
 
 
 class TargetUnreachable(PruningError):
+    """`limit` is the number of parameters that would still have been possible, where it is known."""
+
     code = "target_unreachable"
+
+    def __init__(
+        self,
+        message: str,
+        *,
+        param: str | None = None,
+        hint: str | None = None,
+        limit: int | None = None,
+    ) -> None:
+        super().__init__(message, param=param, hint=hint)
+        self.limit = limit
 
 
 class InvalidData(PruningError):
@@ -63,6 +77,10 @@ class InvalidData(PruningError):
 class CheckpointCorrupt(PruningError):
     code = "checkpoint_corrupt"
     retryable = True
+
+
+class ExportRefused(PruningError):
+    code = "export_refused"
 
 
 class NumericsDiverged(PruningError):

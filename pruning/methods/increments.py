@@ -50,6 +50,7 @@ def resolve_target(
         raise TargetUnreachable(
             f"the target of {resolved:,} parameters is above the model's {num_parameters:,}",
             param="target",
+            limit=num_parameters,
         )
     return resolved
 

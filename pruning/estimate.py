@@ -1,0 +1,162 @@
+"""What a recipe would lead to, from the model's config.json alone. Torch-free.
+
+The rules are those of the run itself: the same targets, the same increments, the same floor.
+"""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from statistics import fmean
+from typing import Any
+
+from pruning.allocation.widths import allowed_widths
+from pruning.errors import TargetUnreachable
+from pruning.methods.increments import BYTES_PER_PARAMETER, plan_increments, resolve_target
+from pruning.models.architecture import Architecture, num_groups, read_architecture
+from pruning.recipe import Recipe
+
+_TRAINING_BYTES = 16 + 12
+"""Of each parameter: fp32 weight, gradient and two moments, and the snapshot kept to roll back to."""
+_STATE_BYTES = 12
+"""Of each parameter in a stored training state: fp32 weight and two moments."""
+_MICRO_BATCH_TOKENS = 4096
+_LOSS_CHUNK_TOKENS = 512
+_RUNTIME_BYTES = 600 << 20
+"""The interpreter with torch and transformers imported."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Estimate:
+    """Sizes, memory and work of a run; `None` where only the run itself will know."""
+
+    model_type: str
+    num_parameters: int
+    num_prunable_parameters: int
+    floor_num_parameters: int
+    targets: tuple[int, ...]
+    increments: tuple[int, ...]
+    bytes_per_parameter: int
+    num_tokens: int | None
+    peak_memory_bytes: int
+
+    @property
+    def final_num_parameters(self) -> int:
+        """The smallest size published."""
+        return self.increments[-1]
+
+    @property
+    def storage_bytes(self) -> int:
+        """What the checkpoints of all increments take, training states included."""
+        return sum(self.increments) * (self.bytes_per_parameter + _STATE_BYTES)
+
+    @property
+    def parameter_tokens(self) -> float | None:
+        """Training work: tokens times the mean size they are trained at."""
+        return None if self.num_tokens is None else self.num_tokens * fmean(self.increments)
+
+
+def estimate(
+    recipe: Recipe, config: Mapping[str, Any], *, corpus_tokens: int | None = None
+) -> Estimate:
+    """What the recipe would do to the model of this config.json.
+
+    `corpus_tokens` is about how many tokens the training text has, where that is known.
+
+    Raises:
+        UnsupportedModel: no adapter for its architecture.
+        InvalidModel: the configuration lacks a size.
+        TargetUnreachable: a target lies above the model or below the floor; `limit` says which.
+    """
+    architecture = read_architecture(config)
+    floor = floor_of(recipe, architecture)
+    targets = _resolve_targets(recipe, architecture, floor)
+    # Training is shared out afterwards; the sizes do not depend on it.
+    increments = plan_increments(
+        num_parameters=architecture.num_parameters,
+        targets=targets,
+        total_steps=0,
+        schedule=recipe.schedule,
+    )
+    return Estimate(
+        model_type=architecture.model_type,
+        num_parameters=architecture.num_parameters,
+        num_prunable_parameters=architecture.num_prunable_parameters,
+        floor_num_parameters=floor,
+        targets=targets,
+        increments=tuple(increment.target_num_parameters for increment in increments),
+        bytes_per_parameter=BYTES_PER_PARAMETER[recipe.output.dtype],
+        num_tokens=_num_tokens(recipe, corpus_tokens),
+        peak_memory_bytes=_peak_memory(recipe, architecture),
+    )
+
+
+def floor_of(recipe: Recipe, architecture: Architecture) -> int:
+    """The parameters left when every layer is as narrow as the constraints allow.
+
+    Raises:
+        TargetUnreachable: `tensor_parallel` cannot be met.
+    """
+    constraints = recipe.allocation.constraints
+    removable = 0
+    for index, layer in enumerate(architecture.layers):
+        if index in constraints.protected_layers:
+            continue
+        for axis in recipe.axes:
+            width = num_groups(layer, axis)
+            allowed = allowed_widths(axis, width, constraints)
+            removable += (width - min(allowed, default=width)) * architecture.group_costs[axis]
+    return architecture.num_parameters - removable
+
+
+def _resolve_targets(recipe: Recipe, architecture: Architecture, floor: int) -> tuple[int, ...]:
+    resolved = []
+    for index, target in enumerate(recipe.targets):
+        param = f"target.{index}" if isinstance(recipe.target, tuple) else "target"
+        num_parameters = resolve_target(
+            target,
+            num_parameters=architecture.num_parameters,
+            num_prunable_parameters=architecture.num_prunable_parameters,
+            dtype=recipe.output.dtype,
+        )
+        if num_parameters < floor:
+            raise TargetUnreachable(
+                f"the constraints leave at least {floor:,} parameters, "
+                f"the target is {num_parameters:,}",
+                param=param,
+                hint="raise the target, or lower minimum widths and protect fewer layers",
+                limit=floor,
+            )
+        resolved.append(num_parameters)
+    return tuple(resolved)
+
+
+def _num_tokens(recipe: Recipe, corpus_tokens: int | None) -> int | None:
+    if recipe.recovery.kind == "none":
+        return 0
+    if recipe.schedule.num_tokens is not None:
+        return recipe.schedule.num_tokens
+    if corpus_tokens is None:
+        return None
+    return round(corpus_tokens * (1 - recipe.data.held_out_fraction))
+
+
+def _peak_memory(recipe: Recipe, architecture: Architecture) -> int:
+    """Bytes while training the model as it is before the first cut, when it is largest."""
+    weights = architecture.num_parameters * _TRAINING_BYTES
+    if recipe.recovery.kind == "none":
+        weights = architecture.num_parameters * 8
+    recovery = recipe.recovery
+    sequences = recovery.micro_batch_sequences or max(
+        1, _MICRO_BATCH_TOKENS // recovery.sequence_length
+    )
+    tokens = sequences * recovery.sequence_length
+    width = 2 if recovery.precision == "bfloat16" else 4
+    # What the backward pass of a decoder layer keeps: inputs of norms and projections in the
+    # residual width, the projections' outputs, and the three MLP activations.
+    per_token = sum(
+        8 * architecture.hidden_size
+        + 4 * layer.num_attention_heads * architecture.head_dim
+        + 4 * layer.intermediate_size
+        for layer in architecture.layers
+    )
+    logits = 2 * _LOSS_CHUNK_TOKENS * architecture.vocab_size * 4
+    return weights + tokens * per_token * width + logits + _RUNTIME_BYTES

@@ -1,0 +1,181 @@
+"""A model's sizes from its config.json alone: what can be counted before a weight is read.
+
+Torch-free. D hidden size, h head dimension, r query heads per KV head.
+"""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any, Literal
+
+from pruning.errors import InvalidModel, UnsupportedModel
+from pruning.events import LayerWidths
+from pruning.models.families import FAMILIES
+from pruning.recipe import Axis
+
+
+@dataclass(frozen=True, kw_only=True)
+class _Traits:
+    """What config.json leaves to the code of an architecture.
+
+    `projection_bias` None means that `attention_bias` decides; the output projection always asks it.
+    """
+
+    norms_per_layer: int = 2
+    projection_bias: bool | None = None
+    mlp_bias: bool = False
+    qk_norm: Literal["none", "head", "flat"] = "none"
+    tied: bool = False
+    head_dim: int | None = None
+
+
+_GEMMA = {"norms_per_layer": 4, "tied": True, "head_dim": 256}
+_TRAITS: Mapping[str, _Traits] = {
+    "llama": _Traits(mlp_bias=True),
+    "mistral": _Traits(projection_bias=False),
+    "qwen2": _Traits(projection_bias=True),
+    "qwen3": _Traits(qk_norm="head", head_dim=128),
+    "smollm3": _Traits(mlp_bias=True, tied=True),
+    "granite": _Traits(mlp_bias=True),
+    "olmo2": _Traits(qk_norm="flat"),
+    "gemma2": _Traits(**_GEMMA),  # type: ignore[arg-type]  # A mapping of mixed values.
+    "gemma3_text": _Traits(**_GEMMA, qk_norm="head"),  # type: ignore[arg-type]
+}
+
+
+@dataclass(frozen=True, kw_only=True)
+class Architecture:
+    """Everything that decides how many parameters a model has and which of them can go."""
+
+    model_type: str
+    vocab_size: int
+    hidden_size: int
+    head_dim: int
+    query_heads_per_group: int
+    tied: bool
+    layers: tuple[LayerWidths, ...]
+    group_costs: Mapping[Axis, int]
+    fixed_per_layer: int
+
+    @property
+    def num_prunable_parameters(self) -> int:
+        """Parameters of the decoder layers."""
+        return len(self.layers) * self.fixed_per_layer + sum(
+            self.group_costs[axis] * num_groups(layer, axis)
+            for layer in self.layers
+            for axis in self.group_costs
+        )
+
+    @property
+    def num_parameters(self) -> int:
+        """All parameters, tied ones once: embeddings, head, final norm, decoder layers."""
+        matrices = 1 if self.tied else 2
+        outside = matrices * self.vocab_size * self.hidden_size + self.hidden_size
+        return outside + self.num_prunable_parameters
+
+
+def num_groups(layer: LayerWidths, axis: Axis) -> int:
+    """How many groups of an axis a layer has."""
+    return layer.intermediate_size if axis == "intermediate" else layer.num_key_value_heads
+
+
+def read_architecture(config: Mapping[str, Any]) -> Architecture:
+    """The sizes that a config.json describes.
+
+    Raises:
+        UnsupportedModel: no family declares its `model_type`.
+        InvalidModel: a size is missing, or is none.
+    """
+    model_type = config.get("model_type")
+    if not isinstance(model_type, str) or model_type not in FAMILIES:
+        raise UnsupportedModel(
+            f"model_type {model_type!r} is not supported",
+            param="model",
+            hint=f"supported: {', '.join(sorted(FAMILIES))}",
+        )
+    if config.get("quantization_config") is not None:
+        raise InvalidModel("the model's weights are quantised", param="model")
+    traits = _TRAITS[model_type]
+    hidden_size = _size(config, "hidden_size")
+    num_heads = _size(config, "num_attention_heads")
+    layers = _layers(config)
+    ratio, rest = divmod(layers[0].num_attention_heads, layers[0].num_key_value_heads)
+    if rest:
+        raise InvalidModel("query heads do not share the KV heads evenly", param="model")
+    head_dim = config.get("head_dim") or traits.head_dim or hidden_size // num_heads
+    counts = _counts(config, traits, hidden_size=hidden_size, head_dim=head_dim, ratio=ratio)
+    return Architecture(
+        model_type=model_type,
+        vocab_size=_size(config, "vocab_size"),
+        hidden_size=hidden_size,
+        head_dim=head_dim,
+        query_heads_per_group=ratio,
+        tied=bool(config.get("tie_word_embeddings", traits.tied)),
+        layers=layers,
+        group_costs=counts.group_costs,
+        fixed_per_layer=counts.fixed_per_layer,
+    )
+
+
+@dataclass(frozen=True)
+class _Counts:
+    group_costs: Mapping[Axis, int]
+    fixed_per_layer: int
+
+
+def _counts(
+    config: Mapping[str, Any], traits: _Traits, *, hidden_size: int, head_dim: int, ratio: int
+) -> _Counts:
+    """Parameters of one group per axis, and those of a layer that no cut removes."""
+    with_bias = bool(config.get("attention_bias", False)) and traits.projection_bias is not False
+    projection_bias = with_bias if traits.projection_bias is None else traits.projection_bias
+    mlp_bias = traits.mlp_bias and bool(config.get("mlp_bias", False))
+    entries = ratio * head_dim
+    group = 2 * entries * hidden_size + 2 * head_dim * hidden_size
+    group += (entries + 2 * head_dim) * projection_bias
+    if traits.qk_norm == "flat":
+        group += entries + head_dim
+    fixed = traits.norms_per_layer * hidden_size
+    # The biases of what writes to the residual stream are as wide as it.
+    fixed += hidden_size * (with_bias and traits.projection_bias is None) + hidden_size * mlp_bias
+    if traits.qk_norm == "head":
+        fixed += 2 * head_dim
+    return _Counts(
+        group_costs={"intermediate": 3 * hidden_size + 2 * mlp_bias, "kv_group": group},
+        fixed_per_layer=fixed,
+    )
+
+
+def _layers(config: Mapping[str, Any]) -> tuple[LayerWidths, ...]:
+    num_layers = _size(config, "num_hidden_layers")
+    own = config.get("per_layer_config") or {}
+    if not isinstance(own, Mapping):
+        raise InvalidModel("config.json: per_layer_config is not a mapping", param="model")
+    rows = (own.get(str(index)) or own.get(index) or {} for index in range(num_layers))
+    return tuple(_widths({**config, **row}) for row in rows)
+
+
+def _widths(config: Mapping[str, Any]) -> LayerWidths:
+    num_heads = _size(config, "num_attention_heads")
+    return LayerWidths(
+        intermediate_size=_size(config, "intermediate_size"),
+        num_attention_heads=num_heads,
+        num_key_value_heads=_size({"num_key_value_heads": num_heads, **_given(config)}, _KV),
+    )
+
+
+_KV = "num_key_value_heads"
+
+
+def _given(config: Mapping[str, Any]) -> dict[str, Any]:
+    value = config.get(_KV)
+    return {} if value is None else {_KV: value}
+
+
+_MAX_SIZE = 10**7
+
+
+def _size(config: Mapping[str, Any], name: str) -> int:
+    value = config.get(name)
+    if not isinstance(value, int) or isinstance(value, bool) or not 0 < value <= _MAX_SIZE:
+        raise InvalidModel(f"config.json: {name} is {value!r}, not a size", param="model")
+    return value

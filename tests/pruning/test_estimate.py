@@ -1,0 +1,110 @@
+"""Estimates agree with the models and the runs they foretell."""
+
+import subprocess
+import sys
+import time
+from typing import Any
+
+import pytest
+
+from pruning.errors import InvalidModel, TargetUnreachable, UnsupportedModel
+from pruning.estimate import estimate
+from pruning.models.geometry import count_parameters, count_prunable_parameters
+from pruning.recipe import Recipe
+from tests.pruning.tiny import FAMILIES, make_tiny_model
+
+CONFIG: dict[str, Any] = {
+    "model_type": "llama",
+    "vocab_size": 49152,
+    "hidden_size": 576,
+    "intermediate_size": 1536,
+    "num_hidden_layers": 30,
+    "num_attention_heads": 9,
+    "num_key_value_heads": 3,
+    "tie_word_embeddings": True,
+}
+
+
+def recipe(target: Any = "20%", **fields: Any) -> Recipe:
+    data = {"train": {"kind": "inline", "documents": ["Some text."]}}
+    return Recipe.model_validate({"model": "org/tiny", "target": target, "data": data, **fields})
+
+
+@pytest.mark.parametrize("tied", [True, False])
+@pytest.mark.parametrize("family", sorted(FAMILIES))
+def test_parameters_are_counted_as_the_model_has_them(family: str, tied: bool) -> None:
+    model = make_tiny_model(family, tied=tied)
+    found = estimate(recipe("0%"), model.config.to_diff_dict())
+    assert found.num_parameters == count_parameters(model)
+    assert found.num_prunable_parameters == count_prunable_parameters(model)
+
+
+def test_a_model_that_was_pruned_layer_by_layer_is_counted_by_its_own_widths() -> None:
+    narrow = {"intermediate_size": 768, "num_attention_heads": 6, "num_key_value_heads": 2}
+    whole = estimate(recipe("0%"), {**CONFIG, "head_dim": 64})
+    cut = estimate(recipe("0%"), {**CONFIG, "head_dim": 64, "per_layer_config": {"3": narrow}})
+    lost = 768 * 3 * 576 + 64 * 576 * (2 * 3 + 2)
+    assert whole.num_parameters - cut.num_parameters == lost
+
+
+def test_a_known_model_has_its_published_size() -> None:
+    assert estimate(recipe(), CONFIG).num_parameters == 134_515_008
+
+
+def test_the_floor_is_what_the_constraints_leave() -> None:
+    floor = estimate(recipe(), CONFIG).floor_num_parameters
+    assert estimate(recipe(floor), CONFIG).final_num_parameters == floor
+    with pytest.raises(TargetUnreachable) as refused:
+        estimate(recipe(floor - 1), CONFIG)
+    assert refused.value.limit == floor
+
+
+def test_protected_layers_raise_the_floor() -> None:
+    protected = {"constraints": {"protected_layers": [0, 1]}}
+    floors = [
+        estimate(recipe(allocation=allocation), CONFIG).floor_num_parameters
+        for allocation in ({}, protected)
+    ]
+    assert floors[0] < floors[1]
+
+
+def test_a_target_above_the_model_names_the_models_size() -> None:
+    with pytest.raises(TargetUnreachable) as refused:
+        estimate(recipe("200M"), CONFIG)
+    assert refused.value.limit == 134_515_008
+
+
+def test_every_target_of_a_family_is_the_size_of_an_increment() -> None:
+    found = estimate(recipe(["120M", "100M"]), CONFIG)
+    assert {120_000_000, 100_000_000} <= set(found.increments)
+
+
+def test_tokens_are_those_of_the_schedule_or_of_the_text() -> None:
+    assert estimate(recipe(schedule={"num_tokens": 1000}), CONFIG).num_tokens == 1000
+    assert estimate(recipe(), CONFIG).num_tokens is None
+    assert estimate(recipe(), CONFIG, corpus_tokens=1000).num_tokens == 950
+    assert estimate(recipe(recovery={"kind": "none"}), CONFIG).num_tokens == 0
+
+
+def test_an_unknown_architecture_is_refused_with_those_supported() -> None:
+    with pytest.raises(UnsupportedModel) as refused:
+        estimate(recipe(), {**CONFIG, "model_type": "mamba"})
+    assert "llama" in (refused.value.hint or "")
+
+
+@pytest.mark.parametrize("value", [None, 0, -1, "576", 1.5, True, 10**12])
+def test_a_size_that_is_none_is_refused(value: Any) -> None:
+    with pytest.raises(InvalidModel):
+        estimate(recipe(), {**CONFIG, "hidden_size": value})
+
+
+def test_an_estimate_takes_less_than_50_milliseconds() -> None:
+    wanted = recipe()
+    started = time.process_time()
+    estimate(wanted, CONFIG)
+    assert time.process_time() - started < 0.05
+
+
+def test_estimating_does_not_import_torch() -> None:
+    code = "import pruning.estimate, sys; sys.exit('torch' in sys.modules)"
+    assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
