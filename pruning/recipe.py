@@ -320,10 +320,18 @@ class QualityFloor(Part):
     max: float = Field(gt=1)
 
 
+Keep = Literal["final", "frontier", "all"]
+
+
 class Output(Part):
-    """How the published checkpoints are stored."""
+    """How the published checkpoints are stored, and which of them stay when the run is over.
+
+    `final` is the last one; `frontier` also those that no other beats in size and perplexity; `all`
+    every one, with what resuming from it needs.
+    """
 
     dtype: Literal["float32", "bfloat16", "float16"] = "bfloat16"
+    keep: Keep = "frontier"
 
 
 class Recipe(Part):

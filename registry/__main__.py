@@ -1,8 +1,11 @@
-"""`python -m registry migrate | create-key | sweep`: what an operator runs beside the servers."""
+"""`python -m registry migrate | create-key | sweep | gc | …`: what an operator runs."""
 
+import json
 import logging
 import signal
 import threading
+import time
+from dataclasses import asdict
 from typing import Annotated
 
 import typer
@@ -10,11 +13,13 @@ from celery import Celery
 from sqlalchemy import Engine
 from sqlalchemy.exc import DBAPIError
 
-from registry import api_keys, outbox
+from registry import api_keys, garbage, outbox
 from registry.db import SessionFactory, create_engine, session_factory, transaction
+from registry.errors import StorageError
 from registry.migrate import migrate
 from registry.queue import celery_app, publisher
 from registry.settings import Settings
+from registry.storage import ArtifactStore, store_for
 from registry.sweep import sweep
 
 logger = logging.getLogger("registry")
@@ -60,15 +65,60 @@ def sweep_command(
     _loop(engine, settings, stop)
 
 
+@app.command("gc")
+def collect_command() -> None:
+    """Delete what no checkpoint refers to, once, and say in JSON how much that was."""
+    settings = Settings()
+    factory = session_factory(create_engine(settings))
+    store = store_for(settings.artifacts_url)
+    dropped = garbage.collect(factory, store)
+    orphaned = garbage.collect_orphans(factory, store, settings)
+    typer.echo(json.dumps({"dropped": asdict(dropped), "orphaned": asdict(orphaned)}))
+
+
 def _loop(engine: Engine, settings: Settings, stop: threading.Event) -> None:
     queue = celery_app(settings)
     factory = session_factory(engine)
+    collector = Collector(factory, store_for(settings.artifacts_url), settings)
     while not stop.is_set():
         try:
             sweep_round(factory, settings, queue)
+            collector.collect_if_due()
         except DBAPIError as error:
             logger.warning("database is away, sweeping later: %s", type(error.orig).__name__)
         stop.wait(settings.sweep_seconds)
+
+
+class Collector:
+    """Collects garbage now and then, beside the sweeping: the store is listed far more rarely."""
+
+    def __init__(self, factory: SessionFactory, store: ArtifactStore, settings: Settings) -> None:
+        self._factory = factory
+        self._store = store
+        self._settings = settings
+        self._collected_at = self._listed_at = float("-inf")
+
+    def collect_if_due(self) -> None:
+        """Collect what was dropped, and the orphans, each when its time has come.
+
+        Raises:
+            DBAPIError: the database is away.
+        """
+        now = time.monotonic()
+        if now - self._collected_at < self._settings.collect_seconds:
+            return
+        self._collected_at = now
+        try:
+            self._report(garbage.collect(self._factory, self._store))
+            if now - self._listed_at >= self._settings.garbage_age_seconds:
+                self._listed_at = now
+                self._report(garbage.collect_orphans(self._factory, self._store, self._settings))
+        except (OSError, StorageError) as error:
+            logger.warning("artifacts are away, collecting later: %s", error)
+
+    def _report(self, collected: garbage.Collected) -> None:
+        if collected:
+            logger.info("collected %s", collected)
 
 
 def sweep_round(factory: SessionFactory, settings: Settings, queue: Celery) -> None:

@@ -10,13 +10,13 @@ from sqlalchemy.orm import Session
 
 from pruning.events import EvaluationFinished, PruneFinished, RunStarted, StepFinished
 from pruning.manifest import TRAINING_STATE, Manifest, Measurement
-from registry import events, jobs, metrics
+from registry import events, jobs, metrics, retention
 from registry.column_types import finite
 from registry.db import database_now, insert_unless_exists
 from registry.errors import BlobNotFound, CommitConflict
 from registry.failures import Backoff, JobError, record_failure
 from registry.ids import new_id
-from registry.leases import Lease, end_attempt, guard
+from registry.leases import Lease, end_attempt, guard, held_seconds
 from registry.status import JobStatus
 from registry.tables import Blob, Checkpoint, CheckpointFile, Evaluation, Increment, Job
 
@@ -178,6 +178,7 @@ def commit_increment(
     events.append(session, job, "checkpoint.created", _checkpoint_data(checkpoint))
     if manifest.final:
         _succeed(session, job, manifest, checkpoint)
+    retention.apply(session, job)
     return checkpoint
 
 
@@ -314,6 +315,7 @@ def _checkpoint_data(checkpoint: Checkpoint) -> dict[str, Any]:
 
 
 def _succeed(session: Session, job: Job, manifest: Manifest, checkpoint: Checkpoint) -> None:
+    end_attempt(session, job, cause="finished", exit_code=0)
     job.outcome = manifest.outcome
     job.result = {
         "checkpoint": checkpoint.id,
@@ -323,8 +325,8 @@ def _succeed(session: Session, job: Job, manifest: Manifest, checkpoint: Checkpo
         "eval": _measured(manifest, increment=manifest.increment, stage="recovered"),
         "pruned": _measured(manifest, increment=manifest.increment, stage="pruned"),
         "baseline": _measured(manifest, increment=0, stage="base"),
+        "seconds": held_seconds(session, job.id),
     }
-    end_attempt(session, job, cause="finished", exit_code=0)
     data = {"outcome": job.outcome, "checkpoint": checkpoint.id}
     jobs.transition(session, job, JobStatus.SUCCEEDED, data=data)
 

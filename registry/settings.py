@@ -45,8 +45,9 @@ class Settings(BaseSettings):
         60.0, gt=0, description="A worker silent for longer is lost."
     )
     idempotency_hours: float = Field(24.0, gt=0)
+    collect_seconds: float = Field(5.0, gt=0, description="Between two rounds of collecting.")
     garbage_age_seconds: float = Field(
-        3600.0, ge=0, description="Unreferenced blobs live this long."
+        3600.0, ge=0, description="Files that were never committed live this long."
     )
     storage_reserve_bytes: int = Field(256 << 20, ge=0, description="Free space never used.")
 

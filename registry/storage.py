@@ -13,6 +13,7 @@ import uuid
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import BinaryIO, Protocol
 from urllib.parse import unquote, urlsplit
@@ -27,6 +28,15 @@ _DIRECTORY_MODE = 0o700
 class StoredBlob:
     sha256: str
     num_bytes: int
+
+
+@dataclass(frozen=True)
+class Entry:
+    """A blob as the store lists it; its bytes were not looked at."""
+
+    sha256: str
+    num_bytes: int
+    modified_at: datetime
 
 
 class ArtifactStore(Protocol):
@@ -71,6 +81,14 @@ class ArtifactStore(Protocol):
 
     def delete(self, sha256: str) -> None:
         """Remove a blob; one that is not there is fine."""
+        ...
+
+    def entries(self) -> Iterator[Entry]:
+        """Everything that is stored, in no order."""
+        ...
+
+    def discard_partial(self, before: datetime) -> int:
+        """Remove what was begun before then and never became a blob; how many."""
         ...
 
 
@@ -163,6 +181,20 @@ class LocalStore:
     def delete(self, sha256: str) -> None:
         self.path_of(sha256).unlink(missing_ok=True)
 
+    def entries(self) -> Iterator[Entry]:
+        for path in self.root.glob("sha256/*/*"):
+            try:
+                status = path.stat()
+            except FileNotFoundError:
+                continue  # Deleted meanwhile.
+            yield Entry(path.name, status.st_size, _utc(status.st_mtime))
+
+    def discard_partial(self, before: datetime) -> int:
+        old = [p for p in self.root.glob("tmp/*") if _utc(p.stat().st_mtime) < before]
+        for path in old:
+            path.unlink(missing_ok=True)
+        return len(old)
+
 
 def store_for(url: str, *, reserve_bytes: int = 0) -> ArtifactStore:
     """The store that an `artifacts_url` names.
@@ -184,6 +216,10 @@ def _copy(source: BinaryIO, target: BinaryIO) -> StoredBlob:
         target.write(piece)
         num_bytes += len(piece)
     return StoredBlob(sha256=digest.hexdigest(), num_bytes=num_bytes)
+
+
+def _utc(timestamp: float) -> datetime:
+    return datetime.fromtimestamp(timestamp, UTC)
 
 
 def _make_directory(path: Path) -> None:

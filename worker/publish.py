@@ -6,10 +6,12 @@ checkpoint.
 
 from pathlib import Path, PurePosixPath
 
+from sqlalchemy.orm import Session
+
 from pruning.errors import CheckpointCorrupt
 from pruning.events import IncrementFinished
 from pruning.manifest import MANIFEST_NAME, FileDigest, Manifest, digest_file, read_manifest
-from registry import checkpoints, commits
+from registry import checkpoints, commits, garbage
 from registry.commits import PublishedFile
 from registry.db import reading
 from registry.errors import BlobNotFound
@@ -42,8 +44,9 @@ def publish(
         try:
             return _store_and_commit(workplace, lease, directory, manifest, expected)
         except BlobNotFound:
-            # The collector took a blob in the moment between; by now it is gone, or stays.
-            continue
+            # The collector has marked a blob, or taken it in the moment between: let it be gone
+            # for good before storing it again.
+            garbage.delete_marked(workplace.factory, workplace.store)
     return _store_and_commit(workplace, lease, directory, manifest, expected)
 
 
@@ -61,9 +64,16 @@ def _store_and_commit(
         for name, digest in sorted(expected.items())
     ]
     digest = expected[MANIFEST_NAME].sha256
-    return workplace.apply(
-        lambda session: commits.commit_increment(session, lease, manifest, digest, files)
-    )
+
+    def commit(session: Session) -> Checkpoint:
+        checkpoint = commits.commit_increment(session, lease, manifest, digest, files)
+        # From here on nobody deletes these blobs; one that went before is missing now.
+        for file in files:
+            if not workplace.store.exists(file.sha256):
+                raise BlobNotFound(f"blob {file.sha256} was collected before it was committed")
+        return checkpoint
+
+    return workplace.apply(commit)
 
 
 def _store_file(
