@@ -290,6 +290,22 @@ class LearningRate(Part):
     kind: Literal["wsd", "cosine", "constant"] = "wsd"
 
 
+class Distillation(Part):
+    """Learning from the model before the cut, beside the text itself.
+
+    The loss of a token is (1 - weight) x cross-entropy + weight x temperature² x divergence
+    + hidden_weight x cosine distance of the last hidden states.
+    """
+
+    teacher: Literal["base", "previous"] = Field(
+        "base", description="The base model, or the model as it stood before the increment's cut."
+    )
+    divergence: Literal["forward_kl", "reverse_kl", "jensen_shannon"] = "forward_kl"
+    temperature: float = Field(1.0, gt=0, le=100)
+    weight: float = Field(0.5, ge=0, le=1)
+    hidden_weight: float = Field(0.0, ge=0)
+
+
 class Recovery(Part):
     """Training after each cut."""
 
@@ -304,6 +320,7 @@ class Recovery(Part):
     betas: tuple[float, float] = (0.9, 0.95)
     max_grad_norm: float = Field(1.0, gt=0)
     precision: Literal["float32", "bfloat16"] = "bfloat16"
+    distillation: Distillation | None = None
 
 
 class Evaluation(Part):

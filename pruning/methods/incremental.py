@@ -24,8 +24,9 @@ from pruning.importance.measure import measure_importance
 from pruning.manifest import Manifest, Measurement
 from pruning.methods.increments import Increment
 from pruning.methods.run import Run
+from pruning.models.distillation import frozen_copy
 from pruning.models.geometry import count_parameters, layer_widths
-from pruning.models.loss import autocast
+from pruning.models.loss import autocast, product_dtype
 from pruning.plan import PruningPlan
 from pruning.scores import Scores
 from pruning.surgery import apply_plan
@@ -66,6 +67,7 @@ def cut(run: Run, increment: Increment) -> None:
         # Before the first cut, so that a target out of reach is refused now and not hours later.
         decide(run, scores, run.target_num_parameters)
     plan, run.debt = decide(run, scores, increment.target_num_parameters)
+    _keep_teacher(run)
     apply_plan(run.model, plan, previous=run.plan, optimizer=run.loop.optimizer)
     run.plan = plan
     run.emit(
@@ -77,6 +79,15 @@ def cut(run: Run, increment: Increment) -> None:
             widths=layer_widths(run.model),
         )
     )
+
+
+def _keep_teacher(run: Run) -> None:
+    """Where the recipe distils from the previous increment: a copy of it, taken before the cut."""
+    distillation = run.recipe.recovery.distillation
+    if distillation is None or distillation.teacher != "previous":
+        return
+    run.loop.teacher = None  # Frees the one before first.
+    run.loop.teacher = frozen_copy(run.model, product_dtype(run.recipe.recovery.precision))
 
 
 def decide(run: Run, scores: Scores, target_num_parameters: int) -> tuple[PruningPlan, Debt]:

@@ -18,6 +18,7 @@ from pruning.errors import InvalidData
 from pruning.events import Emit, EvaluationFinished, EvaluationStage, RunStarted
 from pruning.manifest import Lineage, Measurement
 from pruning.methods.increments import Increment, plan_increments, resolve_target
+from pruning.models.distillation import freeze
 from pruning.models.geometry import (
     Geometry,
     count_parameters,
@@ -27,6 +28,7 @@ from pruning.models.geometry import (
     unpruned_plan,
 )
 from pruning.models.load import load_base_model
+from pruning.models.loss import product_dtype
 from pruning.plan import PruningPlan
 from pruning.recipe import HubModel, Recipe
 from pruning.training.loop import Progress, TrainingLoop
@@ -207,7 +209,7 @@ def build_run(
         plan=start.plan,
         debt=Debt.model_validate(start.state["debt"]) if start.state else None,
         increments=increments,
-        loop=_loop(recipe, start, corpus, increments, emit),
+        loop=_loop(recipe, start, corpus, increments, emit, device),
         base_num_parameters=start.base_num_parameters,
         base_num_prunable_parameters=start.base_num_prunable_parameters,
         lineage=start.lineage,
@@ -269,6 +271,7 @@ def _loop(
     corpus: Corpus,
     increments: tuple[Increment, ...],
     emit: Emit,
+    device: torch.device,
 ) -> TrainingLoop:
     sampler = MixtureSampler(
         corpus.domains, sequence_length=recipe.recovery.sequence_length, seed=recipe.seed
@@ -290,7 +293,20 @@ def _loop(
         ),
         progress=Progress(**start.state.get("progress", {})),
         emit=emit,
+        teacher=_base_teacher(recipe, start.lineage, device),
     )
+
+
+def _base_teacher(recipe: Recipe, lineage: Lineage, device: torch.device) -> PreTrainedModel | None:
+    """The base model to distil from, opened anew: the run's own copy of it is about to be cut."""
+    distillation = recipe.recovery.distillation
+    if distillation is None or distillation.teacher != "base" or recipe.recovery.kind == "none":
+        return None
+    source = recipe.model
+    if isinstance(source, HubModel) and lineage.model_revision is not None:
+        source = source.model_copy(update={"revision": lineage.model_revision})
+    dtype = product_dtype(recipe.recovery.precision)
+    return freeze(load_base_model(source, dtype=dtype).model, dtype).to(device)
 
 
 def _versions() -> dict[str, str]:

@@ -1,9 +1,9 @@
-"""Next-token cross-entropy that never holds the logits of all tokens, nor their gradient.
+"""Losses on a model's logits that never hold the logits of all tokens, nor their gradient.
 
 B sequences, T tokens, N = B * (T - 1) predictions, C of them at a time, D hidden, V vocabulary.
 """
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from typing import Any, Literal, cast
@@ -60,18 +60,47 @@ def autocast(device: torch.device, precision: Precision) -> AbstractContextManag
 
 def training_loss(model: PreTrainedModel, ids_BT: Tensor, precision: Precision) -> Tensor:
     """Summed cross-entropy over the N predictions of a batch, differentiable once."""
-    hidden_ND, labels_N = _hidden_and_labels(model, ids_BT, precision)
+    hidden_ND, labels_N = hidden_and_labels(model, ids_BT, precision)
     head = output_head(model)
-    loss = _ChunkedCrossEntropy.apply(hidden_ND, head.weight, labels_N, head, precision)  # type: ignore[no-untyped-call]  # torch's own
+
+    def chunk_loss(logits_CV: Tensor, start: int) -> tuple[Tensor, Tensor]:
+        labels_C = labels_N[start : start + len(logits_CV)]
+        norm_C = logits_CV.logsumexp(dim=1)
+        label_logits_C = logits_CV.gather(1, labels_C[:, None]).squeeze(1)
+        grad_CV = _softmax_minus_one_hot(logits_CV, norm_C, labels_C, keep=head.softcap)
+        return (norm_C - label_logits_C).sum(), grad_CV
+
+    return head_loss(hidden_ND, head, chunk_loss, precision=precision, chunk_tokens=_CHUNK_TOKENS)
+
+
+ChunkLoss = Callable[[Tensor, int], tuple[Tensor, Tensor]]
+"""fp32 logits [C, V] of the predictions from an offset on, to their summed loss and its gradient.
+
+It may overwrite the logits unless the head has a softcap.
+"""
+
+
+def head_loss(
+    hidden_ND: Tensor,
+    head: OutputHead,
+    chunk_loss: ChunkLoss,
+    *,
+    precision: Precision,
+    chunk_tokens: int,
+) -> Tensor:
+    """The sum of `chunk_loss` over the logits of `hidden_ND`, differentiable once."""
+    loss = _ChunkedHeadLoss.apply(  # type: ignore[no-untyped-call]  # torch's own
+        hidden_ND, head.weight, head, chunk_loss, precision, chunk_tokens
+    )
     return cast(Tensor, loss)
 
 
 @torch.no_grad()
 def token_losses(model: PreTrainedModel, ids_BT: Tensor, precision: Precision) -> Tensor:
     """Cross-entropy of each prediction in nats, fp32 [B, T - 1]."""
-    hidden_ND, labels_N = _hidden_and_labels(model, ids_BT, precision)
+    hidden_ND, labels_N = hidden_and_labels(model, ids_BT, precision)
     head = output_head(model)
-    weight_VD = head.weight.to(_dtype(precision))
+    weight_VD = head.weight.to(product_dtype(precision))
     losses = [
         torch.nn.functional.cross_entropy(
             head.logits(hidden_CD, weight_VD), labels_C, reduction="none"
@@ -81,15 +110,17 @@ def token_losses(model: PreTrainedModel, ids_BT: Tensor, precision: Precision) -
     return torch.cat(losses).view(ids_BT.shape[0], -1)
 
 
-def _hidden_and_labels(
+def hidden_and_labels(
     model: PreTrainedModel, ids_BT: Tensor, precision: Precision
 ) -> tuple[Tensor, Tensor]:
+    """Last hidden states [N, D] and the token that follows each, int64 [N]."""
     with autocast(ids_BT.device, precision):
         hidden_BTD = model.base_model(input_ids=ids_BT, use_cache=False).last_hidden_state
     return hidden_BTD[:, :-1].flatten(0, 1), ids_BT[:, 1:].flatten()
 
 
-def _dtype(precision: Precision) -> torch.dtype:
+def product_dtype(precision: Precision) -> torch.dtype:
+    """What weights and hidden states are multiplied in."""
     return torch.bfloat16 if precision == "bfloat16" else torch.float32
 
 
@@ -99,7 +130,7 @@ def _chunks(hidden_ND: Tensor, labels_N: Tensor) -> Iterator[tuple[Tensor, Tenso
     )
 
 
-class _ChunkedCrossEntropy(torch.autograd.Function):
+class _ChunkedHeadLoss(torch.autograd.Function):
     """Gradients are made in the forward pass, while a chunk's logits exist: no second product."""
 
     @staticmethod
@@ -107,21 +138,20 @@ class _ChunkedCrossEntropy(torch.autograd.Function):
         ctx: Any,
         hidden_ND: Tensor,
         weight_VD: Tensor,
-        labels_N: Tensor,
         head: OutputHead,
+        chunk_loss: ChunkLoss,
         precision: Precision,
+        chunk_tokens: int,
     ) -> Tensor:
-        low_VD = weight_VD.to(_dtype(precision))
-        low_ND = hidden_ND.to(low_VD.dtype)
+        low_VD = weight_VD.to(product_dtype(precision))
         loss = torch.zeros((), device=hidden_ND.device)
         grad_weight_VD = torch.zeros_like(weight_VD, dtype=torch.float32)
         grads_CD = []
-        for hidden_CD, labels_C in _chunks(low_ND, labels_N):
+        low_ND = hidden_ND.to(low_VD.dtype)
+        for index, hidden_CD in enumerate(torch.split(low_ND, chunk_tokens)):
             logits_CV = head.logits(hidden_CD, low_VD)
-            norm_C = logits_CV.logsumexp(dim=1)
-            label_logits_C = logits_CV.gather(1, labels_C[:, None]).squeeze(1)
-            loss += (norm_C - label_logits_C).sum()
-            grad_CV = _softmax_minus_one_hot(logits_CV, norm_C, labels_C, keep=head.softcap)
+            loss_of_chunk, grad_CV = chunk_loss(logits_CV, index * chunk_tokens)
+            loss += loss_of_chunk
             grad_CV = head.backward_through(grad_CV, logits_CV).to(low_VD.dtype)
             grads_CD.append(grad_CV @ low_VD)
             grad_weight_VD += grad_CV.T @ hidden_CD
@@ -130,15 +160,10 @@ class _ChunkedCrossEntropy(torch.autograd.Function):
 
     @staticmethod
     @once_differentiable
-    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, Tensor, None, None, None]:
+    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, Tensor, None, None, None, None]:
         grad_hidden_ND, grad_weight_VD = ctx.saved_tensors
-        return (
-            grad_hidden_ND * grad.to(grad_hidden_ND.dtype),
-            grad_weight_VD * grad,
-            None,
-            None,
-            None,
-        )
+        grad_hidden_ND = grad_hidden_ND * grad.to(grad_hidden_ND.dtype)
+        return (grad_hidden_ND, grad_weight_VD * grad, None, None, None, None)
 
 
 def _softmax_minus_one_hot(

@@ -8,11 +8,13 @@ import time
 from dataclasses import dataclass
 
 import torch
+from torch import Tensor
 from transformers import PreTrainedModel
 
 from pruning.data.mixture import Exhaustion, MixtureSampler
 from pruning.errors import NumericsDiverged
 from pruning.events import Emit, RunWarning, StepFinished
+from pruning.models.distillation import distillation_loss
 from pruning.models.loss import training_loss
 from pruning.recipe import Recovery
 from pruning.training.schedule import Schedule
@@ -36,7 +38,10 @@ class Progress:
 
 @dataclass(kw_only=True)
 class TrainingLoop:
-    """Trains `model` in place; between two calls of `train` a cut may change its shapes."""
+    """Trains `model` in place; between two calls of `train` a cut may change its shapes.
+
+    With a `teacher`, the recipe's distillation takes the place of plain cross-entropy.
+    """
 
     model: PreTrainedModel
     optimizer: torch.optim.Optimizer
@@ -46,6 +51,7 @@ class TrainingLoop:
     schedule: Schedule
     progress: Progress
     emit: Emit
+    teacher: PreTrainedModel | None = None
 
     @property
     def tokens_per_step(self) -> int:
@@ -83,12 +89,18 @@ class TrainingLoop:
         device = next(self.model.parameters()).device
         loss = 0.0
         for ids_MT in torch.split(ids_BT, self._micro_batch()):
-            total = training_loss(self.model, ids_MT.to(device), self.recovery.precision)
-            mean = total / num_predictions
+            mean = self._loss(ids_MT.to(device)) / num_predictions
             mean.backward()  # type: ignore[no-untyped-call]  # torch's own
             loss += mean.item()
         norm = torch.nn.utils.clip_grad_norm_(self.model.parameters(), self.recovery.max_grad_norm)
         return loss, norm.item()
+
+    def _loss(self, ids_MT: Tensor) -> Tensor:
+        """Summed over the predictions of a micro-batch."""
+        distillation, precision = self.recovery.distillation, self.recovery.precision
+        if distillation is None or self.teacher is None:
+            return training_loss(self.model, ids_MT, precision)
+        return distillation_loss(self.model, self.teacher, ids_MT, distillation, precision)
 
     def _micro_batch(self) -> int:
         automatic = max(1, _MICRO_BATCH_TOKENS // self.recovery.sequence_length)

@@ -1,0 +1,133 @@
+"""Distillation: a pruned model (the student) learns the predictions of a larger one (the teacher).
+
+B sequences, T tokens, N = B * (T - 1) predictions, C of them at a time, D hidden, V vocabulary.
+The logits at position t predict token t + 1 in student and teacher alike, so both are cut at the
+last position and nothing else is shifted.
+"""
+
+import copy
+import math
+
+import torch
+from torch import Tensor
+from torch.nn.functional import cosine_similarity, log_softmax
+from transformers import PreTrainedModel
+
+from pruning.models.loss import (
+    Precision,
+    head_loss,
+    hidden_and_labels,
+    output_head,
+    product_dtype,
+)
+from pruning.recipe import Distillation
+
+_CHUNK_TOKENS = 256
+"""Half of what cross-entropy takes: here two distributions and a gradient exist at once."""
+
+
+def distillation_loss(
+    student: PreTrainedModel,
+    teacher: PreTrainedModel,
+    ids_BT: Tensor,
+    distillation: Distillation,
+    precision: Precision,
+) -> Tensor:
+    """Summed over the N predictions of a batch, differentiable once with respect to the student."""
+    hidden_ND, labels_N = hidden_and_labels(student, ids_BT, precision)
+    with torch.no_grad():
+        teacher_hidden_ND, _ = hidden_and_labels(teacher, ids_BT, precision)
+    teacher_head = output_head(teacher)
+    teacher_weight_VD = teacher_head.weight.detach().to(product_dtype(precision))
+
+    def chunk_loss(logits_CV: Tensor, start: int) -> tuple[Tensor, Tensor]:
+        chunk = slice(start, start + len(logits_CV))
+        teacher_hidden_CD = teacher_hidden_ND[chunk].to(teacher_weight_VD.dtype)
+        teacher_logits_CV = teacher_head.logits(teacher_hidden_CD, teacher_weight_VD)
+        return mixed_loss(logits_CV, teacher_logits_CV, labels_N[chunk], distillation)
+
+    loss = head_loss(
+        hidden_ND,
+        output_head(student),
+        chunk_loss,
+        precision=precision,
+        chunk_tokens=_CHUNK_TOKENS,
+    )
+    if distillation.hidden_weight:
+        similarity_N = cosine_similarity(hidden_ND.float(), teacher_hidden_ND.float(), dim=-1)
+        loss = loss + distillation.hidden_weight * (1 - similarity_N).sum()
+    return loss
+
+
+def mixed_loss(
+    logits_CV: Tensor, teacher_logits_CV: Tensor, labels_C: Tensor, distillation: Distillation
+) -> tuple[Tensor, Tensor]:
+    """Divergence and cross-entropy by their weights, summed, and the gradient [C, V]."""
+    loss = torch.zeros((), device=logits_CV.device)
+    grad_CV = torch.zeros_like(logits_CV)
+    weight = distillation.weight
+    if weight < 1:
+        log_q_CV = log_softmax(logits_CV, dim=-1)
+        loss -= (1 - weight) * log_q_CV.gather(1, labels_C[:, None]).sum()
+        grad_CV.add_(log_q_CV.exp_(), alpha=1 - weight)
+        one_hot_values = torch.full_like(labels_C[:, None], weight - 1, dtype=grad_CV.dtype)
+        grad_CV.scatter_add_(1, labels_C[:, None], one_hot_values)
+    if weight > 0:
+        # Hinton's factor: the gradient's size does not then depend on the temperature.
+        scale = weight * distillation.temperature**2
+        divergence, divergence_grad_CV = divergence_with_gradient(
+            logits_CV, teacher_logits_CV, distillation
+        )
+        loss += scale * divergence
+        grad_CV.add_(divergence_grad_CV, alpha=scale)
+    return loss, grad_CV
+
+
+def divergence_with_gradient(
+    logits_CV: Tensor, teacher_logits_CV: Tensor, distillation: Distillation
+) -> tuple[Tensor, Tensor]:
+    """Sum over C of the divergence of student q from teacher p at a temperature, and its gradient.
+
+    KL(p || q), KL(q || p), or Jensen-Shannon ½ KL(p || m) + ½ KL(q || m) with m = (p + q) / 2.
+    The gradient is taken with respect to the student's logits; fp32 throughout.
+    """
+    temperature = distillation.temperature
+    log_q_CV = log_softmax(logits_CV / temperature, dim=-1)
+    log_p_CV = log_softmax(teacher_logits_CV / temperature, dim=-1)
+    q_CV = log_q_CV.exp()
+    if distillation.divergence == "forward_kl":
+        p_CV = log_p_CV.exp()
+        divergence = (p_CV * (log_p_CV - log_q_CV)).sum()
+        return divergence, (q_CV - p_CV).div_(temperature)
+    if distillation.divergence == "reverse_kl":
+        slope_CV = log_q_CV - log_p_CV
+        divergence = (q_CV * slope_CV).sum()
+    else:
+        log_m_CV = torch.logaddexp(log_p_CV, log_q_CV).sub_(math.log(2))
+        divergence = 0.5 * (log_p_CV.exp() * (log_p_CV - log_m_CV)).sum()
+        slope_CV = 0.5 * (log_q_CV - log_m_CV)
+        divergence = divergence + (q_CV * slope_CV).sum()
+    return divergence, _through_softmax(slope_CV, q_CV).div_(temperature)
+
+
+def _through_softmax(slope_CV: Tensor, q_CV: Tensor) -> Tensor:
+    """From dD/dq to the gradient of the softmax's input; constants in the slope cancel."""
+    return q_CV * (slope_CV - (q_CV * slope_CV).sum(dim=-1, keepdim=True))
+
+
+@torch.no_grad()
+def frozen_copy(model: PreTrainedModel, dtype: torch.dtype) -> PreTrainedModel:
+    """A copy with weights in `dtype` that learns nothing, for a teacher."""
+    return freeze(copy.deepcopy(model), dtype)
+
+
+@torch.no_grad()
+def freeze(model: PreTrainedModel, dtype: torch.dtype) -> PreTrainedModel:
+    """Turn a model into a teacher, in place."""
+    # Not model.to(dtype), which would round the rotary frequencies too.
+    for parameter in model.parameters():
+        parameter.requires_grad_(False)
+        parameter.grad = None
+        parameter.data = parameter.data.to(dtype)
+    model.eval()
+    return model
