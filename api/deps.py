@@ -10,6 +10,7 @@ from fastapi.security import HTTPAuthorizationCredentials, HTTPBearer, SecurityS
 from sqlalchemy.orm import Session
 
 from api.errors import Problem
+from api.model_configs import ModelConfigs
 from api.sessions import SESSION_COOKIE, SessionSigner
 from registry import api_keys
 from registry.db import SessionFactory, database_now, reading, transaction
@@ -54,6 +55,13 @@ def settings_of(request: Request) -> Settings:
     return settings
 
 
+def model_configs_of(request: Request) -> ModelConfigs:
+    """Where this process looks up the configurations of models."""
+    configs: ModelConfigs = request.app.state.model_configs
+    return configs
+
+
+ModelConfigsDep = Annotated[ModelConfigs, Depends(model_configs_of)]
 StoreDep = Annotated[ArtifactStore, Depends(artifact_store)]
 SettingsDep = Annotated[Settings, Depends(settings_of)]
 

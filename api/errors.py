@@ -16,7 +16,7 @@ from sqlalchemy.exc import TimeoutError as PoolTimeout
 from starlette.exceptions import HTTPException
 
 from api.openapi import allowed_methods
-from pruning.errors import PruningError
+from pruning.errors import PruningError, TargetUnreachable
 from registry.errors import InvalidTransition, RegistryError
 
 logger = logging.getLogger(__name__)
@@ -43,6 +43,7 @@ TITLES: Mapping[str, tuple[int, str]] = {
     "validation_error": (422, "The request is not valid"),
     "idempotency_key_reuse": (422, "The idempotency key was used for another request"),
     "path_forbidden": (422, "The path is outside the allowed roots"),
+    "model_unavailable": (422, "The model's configuration cannot be read from here"),
     "internal": (500, "Internal error"),
     "storage_error": (500, "The artifact store failed"),
     "checkpoint_corrupt": (500, "A stored file is damaged"),
@@ -179,7 +180,13 @@ def from_registry_error(error: RegistryError) -> Problem:
 def from_pruning_error(error: PruningError) -> Problem:
     """What the library refuses about a recipe."""
     extensions = {"hint": error.hint} if error.hint else {}
-    return Problem(error.code, error.message, param=error.param, extensions=extensions)
+    errors = []
+    if isinstance(error, TargetUnreachable) and error.limit is not None:
+        said = {"param": error.param, "code": error.code, "message": error.message}
+        errors.append({**said, "limit": error.limit})
+    return Problem(
+        error.code, error.message, param=error.param, errors=errors, extensions=extensions
+    )
 
 
 def from_database_error(error: Exception) -> Problem:

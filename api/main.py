@@ -14,9 +14,10 @@ from api.dashboard import pages, sign_in
 from api.dashboard.rendering import STATIC, build_templates
 from api.errors import install_error_handlers
 from api.middleware import BodyLimit, ResponseHeaders
+from api.model_configs import ModelConfigs
 from api.openapi import install_openapi
 from api.queries import only_known_query
-from api.routes import checkpoints, health, jobs, progress
+from api.routes import checkpoints, estimates, health, jobs, progress
 from api.schemas.base import ProblemRead
 from api.schemas.jobs import JobCreate, PauseRequest
 from api.sessions import load_signer
@@ -46,8 +47,8 @@ def create_app(
         separate_input_output_schemas=False,
     )
     _open(app, settings or Settings(), limits)
-    for router in (health.router, jobs.router, progress.router, checkpoints.router):
-        app.include_router(router)
+    for routes in (health, estimates, jobs, progress, checkpoints):
+        app.include_router(routes.router)
     app.include_router(sign_in.router, include_in_schema=False)
     app.include_router(pages.router, include_in_schema=False)
     app.mount("/static", StaticFiles(directory=STATIC), name="static")
@@ -70,6 +71,7 @@ def _open(app: FastAPI, settings: Settings, api_settings: ApiSettings) -> None:
     app.state.signer = load_signer(
         settings.data_dir, given.get_secret_value() if given is not None else None
     )
+    app.state.model_configs = ModelConfigs(settings, hub_seconds=api_settings.hub_seconds)
     app.state.templates = build_templates()
     app.state.stopping = threading.Event()
 

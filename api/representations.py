@@ -11,6 +11,7 @@ from sqlalchemy.orm import Session
 from api.schemas.checkpoints import CheckpointEvaluation, CheckpointRead, EvaluationRead, FileRead
 from api.schemas.jobs import (
     JobError,
+    JobEstimate,
     JobLinks,
     JobRead,
     JobResult,
@@ -67,6 +68,7 @@ def _read(job: Job, changes: list[Transition], position: int | None) -> JobRead:
             "best_checkpoint": job.best_checkpoint_id,
             "resolved": {"recipe": job.recipe, **(job.resolved or {})},
             "result": None if job.result is None else JobResult.model_validate(job.result),
+            "estimate": _estimate(job),
             "error": _error(job),
             "status_transitions": changes,
             "spec": job.spec,
@@ -116,6 +118,17 @@ def _worker(job: Job) -> WorkerRead | None:
         return None
     gpu = (job.resolved or {}).get("gpu")
     return WorkerRead(id=job.lease_owner, gpu=gpu, lease_until=job.lease_until)
+
+
+def _estimate(job: Job) -> JobEstimate | None:
+    if job.estimate is None:
+        return None
+    actual = (job.result or {}).get("seconds")
+    foretold = job.estimate["seconds"]
+    off = foretold / actual - 1 if actual and foretold is not None else None
+    return JobEstimate.model_validate(
+        {**job.estimate, "actual_seconds": actual, "seconds_error": off}
+    )
 
 
 def _error(job: Job) -> JobError | None:

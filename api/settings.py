@@ -20,4 +20,7 @@ class ApiSettings(BaseSettings):
         0.25, gt=0, description="How often streams and long polls look at the database."
     )
     max_wait_seconds: float = Field(60.0, gt=0, description="The longest long poll.")
+    hub_seconds: float = Field(
+        3.0, ge=0, description="What asking a hub for a model's config.json may take; 0 asks none."
+    )
     readiness_seconds: float = Field(1.0, gt=0, description="What each readiness check may take.")

@@ -114,23 +114,28 @@ def keys_show(
 # --- jobs ------------------------------------------------------------------------------------
 
 
+ModelName = Annotated[
+    str, typer.Argument(help="org/name[@revision], or a path the server may read.")
+]
+TargetSize = Annotated[str, typer.Argument(help="100M, 1.5B, or 30% of the prunable parameters.")]
+DataName = Annotated[str, typer.Argument(help="org/name[:config], or a path the server may read.")]
+RecipeFile = Annotated[
+    Path | None, typer.Option(help="JSON file with further fields of the request.")
+]
+
+
 @app.command()
 def submit(
-    model: Annotated[
-        str, typer.Argument(help="org/name[@revision], or a path the server may read.")
-    ],
-    target: Annotated[str, typer.Argument(help="100M, 1.5B, or 30% of the prunable parameters.")],
-    data: Annotated[str, typer.Argument(help="org/name[:config], or a path the server may read.")],
+    model: ModelName,
+    target: TargetSize,
+    data: DataName,
     name: Annotated[str | None, typer.Option(help="A name for people.")] = None,
-    recipe: Annotated[
-        Path | None, typer.Option(help="JSON file with further fields of the request.")
-    ] = None,
+    recipe: RecipeFile = None,
     watch: Annotated[bool, typer.Option("--watch", help="Stay and show the progress.")] = False,
     as_json: AsJson = False,
 ) -> None:
     """Create a job."""
-    request: dict[str, Any] = json.loads(recipe.read_text()) if recipe else {}
-    request |= {"model": _absolute(model), "target": target, "data": _absolute(data)}
+    request = _job_request(model, target, data, recipe)
     if name is not None:
         request["name"] = name
     with Client() as client:
@@ -138,6 +143,40 @@ def submit(
         _show(job, as_json)
         if watch:
             _exit_as(watch_job(client, job.id, _console(as_json)))
+
+
+@app.command()
+def estimate(
+    model: ModelName,
+    target: TargetSize,
+    data: DataName,
+    recipe: RecipeFile = None,
+    as_json: AsJson = False,
+) -> None:
+    """Say what a job would lead to, without creating it."""
+    with Client() as client:
+        found = client.estimate(_job_request(model, target, data, recipe))
+    if as_json:
+        _print_json(found)
+        return
+    smallest = min(found.targets, key=lambda size: size.params)
+    _show_rows(
+        {
+            "model": f"{millions(found.model.params)} parameters ({found.model.model_type})",
+            "result": f"{millions(smallest.params)}, {smallest.size_bytes / 1e6:.1f} MB",
+            "floor": millions(found.floor.params),
+            "increments": str(len(found.increments)),
+            "tokens": f"{found.tokens:,}" if found.tokens is not None else None,
+            "memory": f"{found.peak_memory_bytes / 1e9:.1f} GB",
+            "storage": f"{found.storage_bytes / 1e9:.1f} GB",
+            "time": duration(found.time.seconds) if found.time.estimate_available else None,
+        }
+    )
+
+
+def _job_request(model: str, target: str, data: str, recipe: Path | None) -> dict[str, Any]:
+    request: dict[str, Any] = json.loads(recipe.read_text()) if recipe else {}
+    return request | {"model": _absolute(model), "target": target, "data": _absolute(data)}
 
 
 @app.command("list")
@@ -291,8 +330,7 @@ def _show(job: Job, as_json: bool) -> None:
     if as_json:
         _print_json(job)
         return
-    table = Table.grid(padding=(0, 2))
-    rows: dict[str, str | None] = {
+    rows = {
         "job": job.id,
         "name": job.name,
         "status": job.status if job.phase is None else f"{job.status} ({job.phase})",
@@ -303,6 +341,11 @@ def _show(job: Job, as_json: bool) -> None:
         "checkpoint": job.latest_checkpoint,
         "can": ", ".join(job.allowed_actions),
     }
+    _show_rows(rows)
+
+
+def _show_rows(rows: dict[str, str | None]) -> None:
+    table = Table.grid(padding=(0, 2))
     for label, value in rows.items():
         if value:
             table.add_row(label, value)

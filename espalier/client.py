@@ -17,6 +17,7 @@ from espalier.resources import (
     Checkpoint,
     CheckpointFile,
     CheckpointPage,
+    Estimate,
     Evaluation,
     EvaluationPage,
     Event,
@@ -83,6 +84,11 @@ class Client:
         headers = {"Idempotency-Key": idempotency_key or uuid.uuid4().hex}
         response = self._request("POST", "/v1/jobs", json=dict(request), headers=headers)
         return Job.model_validate_json(response.content)
+
+    def estimate(self, request: Mapping[str, Any]) -> Estimate:
+        """What the same request to `submit` would lead to; nothing is stored."""
+        response = self._request("POST", "/v1/estimates", json=dict(request))
+        return Estimate.model_validate_json(response.content)
 
     def get(self, job_id: str) -> Job:
         """The job as it is now."""

@@ -124,6 +124,44 @@ class CheckpointFile(Resource):
     sha256: str
 
 
+class Size(Resource):
+    """A size a model may be pruned to; `sparsity` is of the prunable parameters."""
+
+    params: int
+    size_bytes: int
+    sparsity: float = 0.0
+
+
+class BaseModelSize(Resource):
+    """The base model of an estimate."""
+
+    model_type: str
+    revision: str | None = None
+    params: int
+    prunable_params: int
+    size_bytes: int
+
+
+class EstimatedTime(Resource):
+    """How long a job would take, where finished jobs tell."""
+
+    estimate_available: bool = False
+    seconds: float | None = None
+
+
+class Estimate(Resource):
+    """What a job would lead to."""
+
+    model: BaseModelSize
+    targets: tuple[Size, ...]
+    floor: Size
+    increments: tuple[int, ...]
+    tokens: int | None = None
+    peak_memory_bytes: int
+    storage_bytes: int
+    time: EstimatedTime = EstimatedTime()
+
+
 class Checkpoint(Resource):
     """A model that a job published."""
 
@@ -158,7 +196,7 @@ class Evaluation(Resource):
     stage: str
     suite: str
     metric: str
-    value: float
+    value: float | None = Field(None, description="None where it was not finite.")
     stderr: float | None = None
     n: int | None = None
     protocol: dict[str, Any] = Field(default_factory=dict)

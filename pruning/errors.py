@@ -20,7 +20,8 @@ from typing import ClassVar
 class PruningError(Exception):
     """Base of every error the library raises on purpose.
 
-    `code` names the kind for programs, `param` the recipe field at fault, `hint` what would be allowed.
+    `code` names the kind for programs, `param` the recipe field at fault, `hint` what would be
+    allowed.
     """
 
     code: ClassVar[str] = "internal"
@@ -54,7 +55,7 @@ class InvalidPlan(PruningError):
 
 
 class TargetUnreachable(PruningError):
-    """`limit` is the number of parameters that would still have been possible, where it is known."""
+    """`limit` is the number of parameters that would have been possible, where it is known."""
 
     code = "target_unreachable"
 

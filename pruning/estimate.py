@@ -10,12 +10,13 @@ from typing import Any
 
 from pruning.allocation.widths import allowed_widths
 from pruning.errors import TargetUnreachable
+from pruning.events import LayerWidths
 from pruning.methods.increments import BYTES_PER_PARAMETER, plan_increments, resolve_target
-from pruning.models.architecture import Architecture, num_groups, read_architecture
-from pruning.recipe import Recipe
+from pruning.models.architecture import Architecture, read_architecture
+from pruning.recipe import Axis, Recipe
 
 _TRAINING_BYTES = 16 + 12
-"""Of each parameter: fp32 weight, gradient and two moments, and the snapshot kept to roll back to."""
+"""Of each parameter: fp32 weight, gradient, two moments, and the snapshot to roll back to."""
 _STATE_BYTES = 12
 """Of each parameter in a stored training state: fp32 weight and two moments."""
 _MICRO_BATCH_TOKENS = 4096
@@ -95,16 +96,30 @@ def floor_of(recipe: Recipe, architecture: Architecture) -> int:
     Raises:
         TargetUnreachable: `tensor_parallel` cannot be met.
     """
-    constraints = recipe.allocation.constraints
-    removable = 0
-    for index, layer in enumerate(architecture.layers):
-        if index in constraints.protected_layers:
-            continue
-        for axis in recipe.axes:
-            width = num_groups(layer, axis)
-            allowed = allowed_widths(axis, width, constraints)
-            removable += (width - min(allowed, default=width)) * architecture.group_costs[axis]
+    protected = recipe.allocation.constraints.protected_layers
+    removable = sum(
+        architecture.costs.of_layer(layer) - architecture.costs.of_layer(_narrowest(recipe, layer))
+        for index, layer in enumerate(architecture.layers)
+        if index not in protected
+    )
     return architecture.num_parameters - removable
+
+
+def _narrowest(recipe: Recipe, layer: LayerWidths) -> LayerWidths:
+    num_groups = layer.num_key_value_heads
+    groups = _least(recipe, "kv_group", num_groups)
+    heads = _least(recipe, "query_head", layer.num_attention_heads // num_groups)
+    return LayerWidths(
+        intermediate_size=_least(recipe, "intermediate", layer.intermediate_size),
+        num_attention_heads=groups * heads,
+        num_key_value_heads=groups,
+    )
+
+
+def _least(recipe: Recipe, axis: Axis, width: int) -> int:
+    if axis not in recipe.axes:
+        return width
+    return min(allowed_widths(axis, width, recipe.allocation.constraints), default=width)
 
 
 def _resolve_targets(recipe: Recipe, architecture: Architecture, floor: int) -> tuple[int, ...]:

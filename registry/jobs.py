@@ -41,6 +41,7 @@ def create(
     priority: int = 0,
     max_attempts: int = DEFAULT_MAX_ATTEMPTS,
     max_runtime_seconds: float | None = None,
+    estimate: Mapping[str, Any] | None = None,
 ) -> Job:
     """A queued job, its first events and the hint that will wake a worker."""
     now = database_now(session)
@@ -53,6 +54,7 @@ def create(
         spec=dict(spec),
         recipe=recipe.model_dump(mode="json"),
         job_metadata=dict(metadata or {}),
+        estimate=dict(estimate) if estimate is not None else None,
         priority=priority,
         max_attempts=max_attempts,
         max_runtime_seconds=max_runtime_seconds,

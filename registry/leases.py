@@ -146,5 +146,14 @@ def end_attempt(
         row.log_tail = log_tail
 
 
+def held_seconds(session: Session, job_id: str) -> float:
+    """How long workers have held a job, over all its attempts that have ended."""
+    query = select(JobAttempt.started_at, JobAttempt.ended_at).where(
+        JobAttempt.job_id == job_id, JobAttempt.ended_at.is_not(None)
+    )
+    spans = [ended - started for started, ended in session.execute(query) if ended is not None]
+    return sum(span.total_seconds() for span in spans)
+
+
 def _lost(lease: Lease) -> LeaseLost:
     return LeaseLost(f"lease {lease.fence} of {lease.job_id} is over")

@@ -82,8 +82,9 @@ class Job(Base):
     """What a user asked for, and how far it has come.
 
     `recipe` is the resolved long form that runs, `spec` the request as it was written, `resolved`
-    what the run found (revision, fingerprint, versions). `fence` counts leases ever granted or
-    taken away: a write that carries an older one changes nothing.
+    what the run found (revision, fingerprint, versions), `estimate` what was foretold of it.
+    `fence` counts leases ever granted or taken away: a write that carries an older one changes
+    nothing.
     """
 
     __tablename__ = "jobs"
@@ -116,6 +117,7 @@ class Job(Base):
     outcome: Mapped[str | None] = mapped_column(String(32))
     error: Mapped[dict[str, Any] | None]
     result: Mapped[dict[str, Any] | None]
+    estimate: Mapped[dict[str, Any] | None]
     version: Mapped[int] = mapped_column(default=1)
     last_event_seq: Mapped[int] = mapped_column(default=0)
 

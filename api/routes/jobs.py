@@ -7,16 +7,19 @@ from typing import Annotated, Any
 from fastapi import APIRouter, Depends, Header, Query, Request, Response
 from fastapi.concurrency import run_in_threadpool
 from fastapi.responses import JSONResponse
+from sqlalchemy.orm import Session
 
 from api.bodies import Body, json_body
 from api.deps import (
     JobsDeleter,
     JobsReader,
     JobsWriter,
+    ModelConfigsDep,
     ReadSession,
     SettingsDep,
     WriteSession,
 )
+from api.estimates import Foretold, foretell, read_estimate, summary_of
 from api.openapi import body_of, problems
 from api.paths import refuse_forbidden_paths
 from api.queries import JobQueryDep
@@ -25,6 +28,7 @@ from api.schemas.jobs import JobCreate, JobDryRun, JobPage, JobRead, PauseReques
 from api.serving import matches_etag
 from registry import idempotency, jobs
 from registry.db import reading
+from registry.estimates import find_pace
 from registry.jobs import JobFilter
 from registry.tables import Job
 
@@ -57,23 +61,25 @@ def create_job(
     body: CreateBody,
     session: WriteSession,
     settings: SettingsDep,
+    configs: ModelConfigsDep,
     idempotency_key: IdempotencyKey = None,
     dry_run: Annotated[bool, Query(description="Validate and resolve, but store nothing.")] = False,
 ) -> Response:
     """Queue a pruning job. Three fields are enough: `model`, `target`, `data`."""
     refuse_forbidden_paths(body.value, settings)
+    # Before the first statement: whoever writes to SQLite must not wait for a hub meanwhile.
+    foretold = foretell(body.value.recipe, configs)
     if dry_run:
-        resolved = body.value.recipe.model_dump(mode="json")
-        return JSONResponse(JobDryRun(resolved=resolved).model_dump(mode="json"))
+        return JSONResponse(_dry_run(session, who.tenant_id, body, foretold))
     if idempotency_key is None:
-        return _created(_create(session, who.tenant_id, body))
+        return _created(_create(session, who.tenant_id, body, foretold))
     fingerprint = idempotency.fingerprint("POST", "/v1/jobs", body.written)
     replay = idempotency.begin(
         session, tenant_id=who.tenant_id, key=idempotency_key, fingerprint=fingerprint
     )
     if replay is not None:
         return _created(replay.response, {"Idempotency-Replayed": "true"})
-    answer = _create(session, who.tenant_id, body)
+    answer = _create(session, who.tenant_id, body, foretold)
     idempotency.complete(
         session,
         tenant_id=who.tenant_id,
@@ -84,8 +90,21 @@ def create_job(
     return _created(answer)
 
 
-def _create(session: WriteSession, tenant_id: str, body: Body[JobCreate]) -> dict[str, Any]:
+def _dry_run(
+    session: Session, tenant_id: str, body: Body[JobCreate], foretold: Foretold | None
+) -> dict[str, Any]:
+    answer = JobDryRun(
+        resolved=body.value.recipe.model_dump(mode="json"),
+        estimate=read_estimate(foretold, find_pace(session, tenant_id)) if foretold else None,
+    )
+    return answer.model_dump(mode="json")
+
+
+def _create(
+    session: Session, tenant_id: str, body: Body[JobCreate], foretold: Foretold | None
+) -> dict[str, Any]:
     wanted = body.value
+    pace = find_pace(session, tenant_id) if foretold else None
     job = jobs.create(
         session,
         tenant_id=tenant_id,
@@ -96,6 +115,7 @@ def _create(session: WriteSession, tenant_id: str, body: Body[JobCreate]) -> dic
         priority=wanted.priority,
         max_attempts=wanted.limits.max_attempts,
         max_runtime_seconds=wanted.limits.max_runtime_s,
+        estimate=summary_of(foretold, pace) if foretold else None,
     )
     session.flush()
     return read_job(session, job).model_dump(mode="json")

@@ -9,6 +9,7 @@ from typing import Literal
 from pydantic import BaseModel, ConfigDict, Field, JsonValue, field_validator
 
 from api.schemas.base import Read, Timestamp
+from api.schemas.estimates import EstimateRead
 from pruning.events import Outcome, Phase
 from pruning.recipe import Recipe
 from registry.status import JobAction, JobStatus
@@ -123,6 +124,23 @@ class JobResult(Read):
         {}, description="The same of the model as cut, before its last training."
     )
     baseline: dict[str, dict[str, float | None]] = Field(description="The same of the base model.")
+    seconds: float | None = Field(None, description="How long workers held the job.")
+
+
+class JobEstimate(Read):
+    """What was foretold when the job was created, and how wrong it was."""
+
+    params: int = Field(description="Parameters of the smallest model it was to publish.")
+    size_bytes: int = Field(description="Bytes of its weights.")
+    increments: int = Field(description="Prune-and-recover cycles.")
+    tokens: int | None = Field(description="Training tokens; null when the text was not known.")
+    peak_memory_bytes: int = Field(description="Memory while training.")
+    storage_bytes: int = Field(description="Bytes of all its checkpoints.")
+    seconds: float | None = Field(description="Time; null when no finished job told how fast.")
+    actual_seconds: float | None = Field(None, description="How long it took; null until it ended.")
+    seconds_error: float | None = Field(
+        None, description="Share by which `seconds` lay above (+) or below (-) `actual_seconds`."
+    )
 
 
 class JobError(Read):
@@ -180,6 +198,9 @@ class JobRead(Read):
         "`recipe`, and, once a run has begun, revisions, data fingerprint and versions."
     )
     result: JobResult | None = Field(description="What a succeeded job left.")
+    estimate: JobEstimate | None = Field(
+        description="What was foretold at creation; null when the model could not be looked at."
+    )
     error: JobError | None = Field(description="Why a failed job failed.")
     status_transitions: list[Transition] = Field(description="Every change of status, in order.")
     spec: dict[str, JsonValue] = Field(description="The request as it was accepted.")
@@ -193,6 +214,9 @@ class JobDryRun(Read):
     object: Literal["prune.job.dry_run"] = Field("prune.job.dry_run", description="The kind.")
     valid: Literal[True] = Field(True, description="An invalid request is answered with 422.")
     resolved: dict[str, JsonValue] = Field(description="The recipe with every default filled.")
+    estimate: EstimateRead | None = Field(
+        description="What it would lead to; null when the model cannot be looked at from here."
+    )
 
 
 class JobPage(Read):

@@ -1,6 +1,6 @@
 """A model's sizes from its config.json alone: what can be counted before a weight is read.
 
-Torch-free. D hidden size, h head dimension, r query heads per KV head.
+Torch-free.
 """
 
 from collections.abc import Mapping
@@ -10,14 +10,13 @@ from typing import Any, Literal
 from pruning.errors import InvalidModel, UnsupportedModel
 from pruning.events import LayerWidths
 from pruning.models.families import FAMILIES
-from pruning.recipe import Axis
 
 
 @dataclass(frozen=True, kw_only=True)
 class _Traits:
     """What config.json leaves to the code of an architecture.
 
-    `projection_bias` None means that `attention_bias` decides; the output projection always asks it.
+    `projection_bias` None means that `attention_bias` decides, as for the output projection.
     """
 
     norms_per_layer: int = 2
@@ -43,6 +42,25 @@ _TRAITS: Mapping[str, _Traits] = {
 
 
 @dataclass(frozen=True, kw_only=True)
+class Costs:
+    """Parameters of a decoder layer: of a channel, a KV head, a query head, and of what stays."""
+
+    channel: int
+    key_value_head: int
+    query_head: int
+    fixed: int
+
+    def of_layer(self, layer: LayerWidths) -> int:
+        """Parameters of a layer of these widths."""
+        return (
+            self.fixed
+            + layer.intermediate_size * self.channel
+            + layer.num_key_value_heads * self.key_value_head
+            + layer.num_attention_heads * self.query_head
+        )
+
+
+@dataclass(frozen=True, kw_only=True)
 class Architecture:
     """Everything that decides how many parameters a model has and which of them can go."""
 
@@ -50,20 +68,14 @@ class Architecture:
     vocab_size: int
     hidden_size: int
     head_dim: int
-    query_heads_per_group: int
     tied: bool
     layers: tuple[LayerWidths, ...]
-    group_costs: Mapping[Axis, int]
-    fixed_per_layer: int
+    costs: Costs
 
     @property
     def num_prunable_parameters(self) -> int:
         """Parameters of the decoder layers."""
-        return len(self.layers) * self.fixed_per_layer + sum(
-            self.group_costs[axis] * num_groups(layer, axis)
-            for layer in self.layers
-            for axis in self.group_costs
-        )
+        return sum(map(self.costs.of_layer, self.layers))
 
     @property
     def num_parameters(self) -> int:
@@ -71,11 +83,6 @@ class Architecture:
         matrices = 1 if self.tied else 2
         outside = matrices * self.vocab_size * self.hidden_size + self.hidden_size
         return outside + self.num_prunable_parameters
-
-
-def num_groups(layer: LayerWidths, axis: Axis) -> int:
-    """How many groups of an axis a layer has."""
-    return layer.intermediate_size if axis == "intermediate" else layer.num_key_value_heads
 
 
 def read_architecture(config: Mapping[str, Any]) -> Architecture:
@@ -98,50 +105,35 @@ def read_architecture(config: Mapping[str, Any]) -> Architecture:
     hidden_size = _size(config, "hidden_size")
     num_heads = _size(config, "num_attention_heads")
     layers = _layers(config)
-    ratio, rest = divmod(layers[0].num_attention_heads, layers[0].num_key_value_heads)
-    if rest:
+    if any(layer.num_attention_heads % layer.num_key_value_heads for layer in layers):
         raise InvalidModel("query heads do not share the KV heads evenly", param="model")
     head_dim = config.get("head_dim") or traits.head_dim or hidden_size // num_heads
-    counts = _counts(config, traits, hidden_size=hidden_size, head_dim=head_dim, ratio=ratio)
     return Architecture(
         model_type=model_type,
         vocab_size=_size(config, "vocab_size"),
         hidden_size=hidden_size,
         head_dim=head_dim,
-        query_heads_per_group=ratio,
         tied=bool(config.get("tie_word_embeddings", traits.tied)),
         layers=layers,
-        group_costs=counts.group_costs,
-        fixed_per_layer=counts.fixed_per_layer,
+        costs=_costs(config, traits, hidden_size=hidden_size, head_dim=head_dim),
     )
 
 
-@dataclass(frozen=True)
-class _Counts:
-    group_costs: Mapping[Axis, int]
-    fixed_per_layer: int
-
-
-def _counts(
-    config: Mapping[str, Any], traits: _Traits, *, hidden_size: int, head_dim: int, ratio: int
-) -> _Counts:
-    """Parameters of one group per axis, and those of a layer that no cut removes."""
+def _costs(config: Mapping[str, Any], traits: _Traits, *, hidden_size: int, head_dim: int) -> Costs:
     with_bias = bool(config.get("attention_bias", False)) and traits.projection_bias is not False
     projection_bias = with_bias if traits.projection_bias is None else traits.projection_bias
     mlp_bias = traits.mlp_bias and bool(config.get("mlp_bias", False))
-    entries = ratio * head_dim
-    group = 2 * entries * hidden_size + 2 * head_dim * hidden_size
-    group += (entries + 2 * head_dim) * projection_bias
-    if traits.qk_norm == "flat":
-        group += entries + head_dim
+    flat_norm = traits.qk_norm == "flat"
     fixed = traits.norms_per_layer * hidden_size
     # The biases of what writes to the residual stream are as wide as it.
     fixed += hidden_size * (with_bias and traits.projection_bias is None) + hidden_size * mlp_bias
     if traits.qk_norm == "head":
         fixed += 2 * head_dim
-    return _Counts(
-        group_costs={"intermediate": 3 * hidden_size + 2 * mlp_bias, "kv_group": group},
-        fixed_per_layer=fixed,
+    return Costs(
+        channel=3 * hidden_size + 2 * mlp_bias,
+        key_value_head=head_dim * (2 * hidden_size + 2 * projection_bias + flat_norm),
+        query_head=head_dim * (2 * hidden_size + projection_bias + flat_norm),
+        fixed=fixed,
     )
 
 

@@ -17,8 +17,8 @@ from tests.factories import Holder, make_checkpoint, make_holder, make_job, make
 
 @pytest.fixture
 def app(settings: Settings) -> FastAPI:
-    """The application, looking at the database often."""
-    return create_app(settings, ApiSettings(poll_seconds=0.02))
+    """The application, looking at the database often and at no hub."""
+    return create_app(settings, ApiSettings(poll_seconds=0.02, hub_seconds=0))
 
 
 @pytest.fixture
