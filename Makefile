@@ -12,6 +12,9 @@ TARGET ?=
 MODEL ?=
 DATA ?=
 
+# torch's threads otherwise burn their turn waiting for each other when something else runs too.
+export OMP_WAIT_POLICY ?= PASSIVE
+
 .DEFAULT_GOAL := help
 .PHONY: help demo test check lint venv assets pins clean
 

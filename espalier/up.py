@@ -131,6 +131,8 @@ def _lock(data_dir: Path) -> Iterator[None]:
 def _environment(options: Options) -> dict[str, str]:
     environment = dict(os.environ)
     environment |= {"ESPALIER_DATA_DIR": str(options.data_dir), "PYTHONUNBUFFERED": "1"}
+    # torch's threads otherwise burn their turn waiting for each other when something else runs too.
+    environment.setdefault("OMP_WAIT_POLICY", "PASSIVE")
     if options.allowed_paths:
         environment["ESPALIER_ALLOWED_PATHS"] = json.dumps([str(p) for p in options.allowed_paths])
     return environment
