@@ -1,11 +1,12 @@
 """PruningPlan: which groups stay, per layer and axis, as pure data.
 
-Allocation writes plans, surgery executes them and looks at nothing else, every checkpoint stores one.
-All indices count groups of the *base* model, so a plan says where each surviving channel came from
-however many increments lie between. Torch-free.
+Allocation writes plans, surgery executes them and looks at nothing else, every checkpoint stores
+one. All indices count groups of the *base* model, so a plan says where each surviving channel came
+from however many increments lie between. Torch-free.
 """
 
 from collections.abc import Sequence
+from itertools import pairwise
 from typing import Annotated, Self
 
 from pydantic import BaseModel, ConfigDict, Field, model_validator
@@ -16,9 +17,7 @@ Indices = Annotated[tuple[int, ...], Field(description="Kept groups, ascending."
 
 
 def _ascending(indices: Sequence[int]) -> bool:
-    return all(a < b for a, b in zip(indices, indices[1:], strict=False)) and (
-        not indices or indices[0] >= 0
-    )
+    return all(a < b for a, b in pairwise(indices)) and (not indices or indices[0] >= 0)
 
 
 class LayerPlan(BaseModel):
@@ -28,12 +27,29 @@ class LayerPlan(BaseModel):
 
     intermediate: Indices
     kv_groups: Indices
+    query_heads: tuple[Indices, ...] = Field(
+        (), description="Of each kept KV group, its kept query heads, counted in it; absent: all."
+    )
 
     @model_validator(mode="after")
     def _sorted(self) -> Self:
-        for name in type(self).model_fields:
-            if not _ascending(getattr(self, name)):
+        for name, indices in (
+            ("intermediate", self.intermediate),
+            ("kv_groups", self.kv_groups),
+            *(("query_heads", heads) for heads in self.query_heads),
+        ):
+            if not _ascending(indices):
                 raise ValueError(f"{name} must be ascending group indices")
+        return self
+
+    @model_validator(mode="after")
+    def _as_many_heads_in_each_group(self) -> Self:
+        """Attention repeats each KV head for one number of query heads."""
+        if self.query_heads and (
+            len(self.query_heads) != len(self.kv_groups)
+            or len({len(heads) for heads in self.query_heads}) > 1
+        ):
+            raise ValueError("query_heads must name as many heads for each of kv_groups")
         return self
 
 
@@ -62,15 +78,32 @@ class PruningPlan(BaseModel):
             raise InvalidPlan(
                 f"plan has {len(self.layers)} layers, the plan before it {len(previous.layers)}"
             )
-        layers = []
-        for index, (now, before) in enumerate(zip(self.layers, previous.layers, strict=True)):
-            layers.append(
+        return PruningPlan(
+            layers=tuple(
                 LayerPlan(
                     intermediate=_positions(now.intermediate, before.intermediate, index),
                     kv_groups=_positions(now.kv_groups, before.kv_groups, index),
+                    query_heads=_head_positions(now, before, index),
+                )
+                for index, (now, before) in enumerate(
+                    zip(self.layers, previous.layers, strict=True)
                 )
             )
-        return PruningPlan(layers=tuple(layers))
+        )
+
+
+def _head_positions(now: LayerPlan, before: LayerPlan, layer: int) -> tuple[Indices, ...]:
+    if not before.query_heads:
+        return now.query_heads
+    if not now.query_heads:
+        raise InvalidPlan(
+            f"layer {layer}: keeps all query heads, of which some were removed before"
+        )
+    heads_before = dict(zip(before.kv_groups, before.query_heads, strict=True))
+    return tuple(
+        _positions(heads, heads_before[group], layer)
+        for group, heads in zip(now.kv_groups, now.query_heads, strict=True)
+    )
 
 
 def _positions(kept: Indices, before: Indices, layer: int) -> Indices:

@@ -11,17 +11,16 @@ from pruning.recipe import Axis
 class LayerScores:
     """Importance of one decoder layer's groups, and of its two blocks; higher means keep.
 
-    Groups are counted in the model as it was measured: `intermediate` [F] and `kv_groups` [K], fp32
-    on the CPU. A block's importance is the mean over tokens of 1 - cos(residual stream in, out).
+    Groups are counted in the model as it was measured: `intermediate` [F], `kv_groups` [K] and
+    `query_heads` [K, R] (R in each KV group), fp32 on the CPU. A block's importance is the mean
+    over tokens of 1 - cos(residual stream in, out).
     """
 
     intermediate: torch.Tensor
     kv_groups: torch.Tensor
+    query_heads: torch.Tensor
     attention_importance: float
     mlp_importance: float
-
-    def groups(self, axis: Axis) -> torch.Tensor:
-        return self.intermediate if axis == "intermediate" else self.kv_groups
 
     def block_importance(self, axis: Axis) -> float:
         """`layer_importance` of the block that `axis` thins out."""

@@ -14,7 +14,8 @@ from transformers import PretrainedConfig, PreTrainedModel
 
 from pruning.errors import InvalidPlan
 from pruning.events import LayerWidths
-from pruning.models.adapter import AXES, GroupedTensor, adapter_for, kept_groups
+from pruning.models.adapter import Adapter, GroupedTensor, adapter_for
+from pruning.models.families import Span
 from pruning.models.geometry import layer_widths
 from pruning.plan import LayerPlan, PruningPlan
 
@@ -107,23 +108,46 @@ def _cuts(model: PreTrainedModel, plan: PruningPlan, previous: PruningPlan) -> l
     for index, (layer, now, before) in enumerate(
         zip(layers, relative.layers, previous.layers, strict=True)
     ):
-        for axis in AXES:
-            kept = kept_groups(now, axis)
-            num_groups = adapter.num_groups(layer, axis)
-            _check(index, axis, kept=len(kept), before=before, num_groups=num_groups)
-            if len(kept) < num_groups:
-                cuts.extend(_Cut(tensor, kept) for tensor in adapter.tensors(layer, axis))
+        heads_per_group = adapter.query_heads_per_group(layer)
+        _check(index, adapter, layer, before)
+        kept = _kept_by_span(now, heads_per_group)
+        for span, tensors in adapter.by_span(layer).items():
+            if not kept[span]:
+                raise InvalidPlan(f"layer {index}: keeps no {span.replace('_', ' ')}")
+            cuts.extend(
+                _Cut(tensor, kept[span])
+                for tensor in tensors
+                if len(kept[span]) < tensor.num_groups
+            )
     return cuts
 
 
-def _check(index: int, axis: str, *, kept: int, before: LayerPlan, num_groups: int) -> None:
-    expected = len(before.intermediate if axis == "intermediate" else before.kv_groups)
-    if expected != num_groups:
-        raise InvalidPlan(
-            f"layer {index}: the model has {num_groups} groups of {axis}, its plan says {expected}"
-        )
-    if kept == 0:
-        raise InvalidPlan(f"layer {index}: keeps no group of {axis}, need 1..{num_groups}")
+def _kept_by_span(layer: LayerPlan, heads_per_group: int) -> dict[Span, tuple[int, ...]]:
+    """What a layer keeps, query heads counted over the whole layer."""
+    heads = layer.query_heads or (tuple(range(heads_per_group)),) * len(layer.kv_groups)
+    return {
+        "channel": layer.intermediate,
+        "key_value_head": layer.kv_groups,
+        "query_head": tuple(
+            group * heads_per_group + head
+            for group, kept in zip(layer.kv_groups, heads, strict=True)
+            for head in kept
+        ),
+    }
+
+
+def _check(index: int, adapter: Adapter, layer: nn.Module, before: LayerPlan) -> None:
+    """Raise unless a layer of the model has what the plan before says."""
+    heads = before.query_heads[0] if before.query_heads else None
+    for name, found, expected in (
+        ("intermediate", adapter.num_groups(layer, "intermediate"), len(before.intermediate)),
+        ("kv_group", adapter.num_groups(layer, "kv_group"), len(before.kv_groups)),
+        ("query_head", adapter.query_heads_per_group(layer), None if heads is None else len(heads)),
+    ):
+        if expected not in (None, found):
+            raise InvalidPlan(
+                f"layer {index}: the model has {found} groups of {name}, its plan says {expected}"
+            )
 
 
 def _replace(tensor: GroupedTensor, indices: torch.Tensor) -> nn.Parameter:
@@ -162,6 +186,8 @@ def _refresh_attributes(model: PreTrainedModel) -> None:
     for layer, sizes in zip(adapter.layers(model), widths, strict=True):
         mlp = layer.get_submodule(adapter.family.mlp)
         mlp.intermediate_size = sizes.intermediate_size  # type: ignore[assignment]
+        attention = layer.get_submodule(adapter.family.attention)
+        attention.num_key_value_groups = adapter.query_heads_per_group(layer)  # type: ignore[assignment]
     write_widths(model.config, widths, head_dim=adapter.head_dim)
 
 

@@ -7,28 +7,31 @@ import torch
 
 from pruning.allocation.widths import allowed_widths
 from pruning.errors import InvalidPlan
-from pruning.models.adapter import kept_groups
+from pruning.models.adapter import AXES
 from pruning.models.geometry import Geometry
 from pruning.plan import LayerPlan, PruningPlan
 from pruning.recipe import Axis, Constraints
-from pruning.scores import Scores
+from pruning.scores import LayerScores, Scores
 
 
 @dataclass(frozen=True, kw_only=True)
 class Account:
     """One axis of one layer.
 
-    `kept` are the groups it has, as base-model indices, least important first; `steps` the widths
-    it may be cut to, descending, and the first of them is `due` whatever the target when serving
-    demands it.
+    `kept` are the groups it has, as base-model indices, least important first: one index each, or
+    for `query_head` one head of every KV group. `steps` are the widths it may be cut to,
+    descending, and the first of them is `due` whatever the target when serving demands it. A group
+    holds `shared_cost` less for each KV group (of `query_head`) or query head (of `kv_group`) that
+    goes.
     """
 
     layer: int
     axis: Axis
-    kept: tuple[int, ...]
+    kept: tuple[tuple[int, ...], ...]
     importances: tuple[float, ...]
     steps: tuple[int, ...]
     group_cost: int
+    shared_cost: int
     due: bool
 
     @property
@@ -74,26 +77,41 @@ def open_accounts(
         if index in constraints.protected_layers:
             continue
         for axis in axes:
-            importance = scores.layers[index].groups(axis)
-            kept = kept_groups(layer, axis)
-            if len(importance) != len(kept):
-                raise InvalidPlan(
-                    f"layer {index}: {len(importance)} scores for {len(kept)} groups of {axis}"
-                )
-            # Stable, so that ties fall to the lower index on every machine.
-            order = torch.argsort(importance, stable=True).tolist()
+            kept, importances = _ranked(index, axis, layer, scores.layers[index], geometry)
             accounts.append(
                 Account(
                     layer=index,
                     axis=axis,
-                    kept=tuple(kept[i] for i in order),
-                    importances=tuple(importance[order].tolist()),
+                    kept=kept,
+                    importances=importances,
                     steps=allowed_widths(axis, len(kept), constraints),
-                    group_cost=geometry.group_costs[index][axis],
-                    due=len(kept) % constraints.tensor_parallel != 0,
+                    group_cost=_group_cost(index, axis, layer, geometry),
+                    shared_cost=0
+                    if axis == "intermediate"
+                    else geometry.group_costs[index]["query_head"],
+                    # Query heads divide as soon as their KV groups do.
+                    due=axis != "query_head" and len(kept) % constraints.tensor_parallel != 0,
                 )
             )
     return accounts
+
+
+def num_removable(accounts: list[Account]) -> int:
+    """Parameters that go when every account is at its minimum."""
+    widths = {(a.layer, a.axis): a.steps[-1] if a.steps else a.width for a in accounts}
+    return num_removed(accounts, widths)
+
+
+def num_removed(accounts: list[Account], widths: dict[tuple[int, Axis], int]) -> int:
+    """Parameters that go with the accounts at `widths`."""
+    removed = sum(a.cost_to(widths[a.layer, a.axis]) for a in accounts)
+    lost = {(a.layer, a.axis): a.width - widths[a.layer, a.axis] for a in accounts}
+    # Query heads of removed KV groups were counted with the groups and with the heads.
+    return removed - sum(
+        a.shared_cost * lost[a.layer, a.axis] * lost.get((a.layer, "kv_group"), 0)
+        for a in accounts
+        if a.axis == "query_head"
+    )
 
 
 def plan_after(
@@ -101,20 +119,75 @@ def plan_after(
 ) -> PruningPlan:
     """`plan` with the accounts cut to `widths`, each losing its least important groups."""
     kept = {
-        (account.layer, account.axis): tuple(
-            sorted(account.kept[account.width - widths[account.layer, account.axis] :])
-        )
+        (account.layer, account.axis): account.kept[
+            account.width - widths[account.layer, account.axis] :
+        ]
         for account in accounts
     }
     return PruningPlan(
         layers=tuple(
-            LayerPlan(
-                intermediate=kept.get((index, "intermediate"), layer.intermediate),
-                kv_groups=kept.get((index, "kv_group"), layer.kv_groups),
-            )
+            _layer_after(layer, *(kept.get((index, axis)) for axis in AXES))
             for index, layer in enumerate(plan.layers)
         )
     )
+
+
+_Kept = tuple[tuple[int, ...], ...]
+
+
+def _layer_after(
+    layer: LayerPlan, intermediate: _Kept | None, kv_groups: _Kept | None, heads: _Kept | None
+) -> LayerPlan:
+    groups = layer.kv_groups if kv_groups is None else tuple(sorted(g for (g,) in kv_groups))
+    heads_before = layer.query_heads if heads is None else tuple(zip(*heads, strict=True))
+    of_group = dict(zip(layer.kv_groups, heads_before, strict=True)) if heads_before else {}
+    return LayerPlan(
+        intermediate=layer.intermediate
+        if intermediate is None
+        else tuple(sorted(c for (c,) in intermediate)),
+        kv_groups=groups,
+        query_heads=tuple(tuple(sorted(of_group[g])) for g in groups) if of_group else (),
+    )
+
+
+def _ranked(
+    index: int, axis: Axis, layer: LayerPlan, scores: LayerScores, geometry: Geometry
+) -> tuple[_Kept, tuple[float, ...]]:
+    """What a layer keeps of an axis, least important first, and the importance of each."""
+    if axis == "query_head":
+        heads = geometry.kept_query_heads(index, layer)
+        _check_scores(index, axis, scores.query_heads.shape, (len(heads), len(heads[0])))
+        orders = [_ascending(importance) for importance in scores.query_heads]
+        kept = tuple(
+            tuple(of_group[order[rank]] for of_group, order in zip(heads, orders, strict=True))
+            for rank in range(len(heads[0]))
+        )
+        sums = scores.query_heads.sort(dim=1).values.sum(dim=0)
+        return kept, tuple(sums.tolist())
+    groups = layer.intermediate if axis == "intermediate" else layer.kv_groups
+    importance = scores.intermediate if axis == "intermediate" else scores.kv_groups
+    _check_scores(index, axis, importance.shape, (len(groups),))
+    order = _ascending(importance)
+    return tuple((groups[i],) for i in order), tuple(importance[order].tolist())
+
+
+def _ascending(importance: torch.Tensor) -> list[int]:
+    # Stable, so that ties fall to the lower index on every machine.
+    return list(torch.argsort(importance, stable=True).tolist())
+
+
+def _group_cost(index: int, axis: Axis, layer: LayerPlan, geometry: Geometry) -> int:
+    """Parameters that one group of an axis holds today, of `query_head` one head in each group."""
+    if axis == "query_head":
+        return geometry.group_costs[index][axis] * len(layer.kv_groups)
+    if axis == "kv_group":
+        return geometry.kv_group_cost(index, geometry.heads_per_group(index, layer))
+    return geometry.group_costs[index][axis]
+
+
+def _check_scores(index: int, axis: Axis, found: torch.Size, expected: tuple[int, ...]) -> None:
+    if tuple(found) != expected:
+        raise InvalidPlan(f"layer {index}: {list(found)} scores for {list(expected)} of {axis}")
 
 
 def _check_layers(scores: Scores, plan: PruningPlan, constraints: Constraints) -> None:

@@ -1,12 +1,11 @@
 """From importance and a target to a plan: who loses how much, and what is owed to next time."""
 
-from pruning.allocation.accounts import Account, open_accounts, plan_after
+from pruning.allocation.accounts import Account, num_removable, open_accounts, plan_after
 from pruning.allocation.debt import Debt, LayerDebt
-from pruning.allocation.per_layer import Ledger, pay_down, settle
+from pruning.allocation.per_layer import open_ledgers, pay_down, settle
 from pruning.allocation.rates import AXIS_RATES, layer_adaptive_rates
 from pruning.allocation.same_width import SharedAccount, same_widths, share
 from pruning.errors import TargetUnreachable
-from pruning.models.adapter import AXES
 from pruning.models.geometry import Geometry
 from pruning.plan import PruningPlan
 from pruning.recipe import Allocation, Axis
@@ -22,7 +21,7 @@ def allocate(
     *,
     target_num_parameters: int,
     allocation: Allocation,
-    axes: tuple[Axis, ...] = AXES,
+    axes: tuple[Axis, ...] = ("intermediate", "kv_group"),
     debt: Debt | None = None,
 ) -> tuple[PruningPlan, Debt]:
     """The next plan, and the debt to pass to the allocation after it.
@@ -52,7 +51,7 @@ def allocate(
 
 
 def _check_reachable(accounts: list[Account], num_parameters: int, target: int) -> None:
-    removable = sum(account.cost_to(account.steps[-1]) for account in accounts if account.steps)
+    removable = num_removable(accounts)
     if num_parameters - removable > target:
         raise TargetUnreachable(
             f"the constraints leave at least {num_parameters - removable:,} parameters, "
@@ -63,10 +62,14 @@ def _check_reachable(accounts: list[Account], num_parameters: int, target: int) 
 
 
 def _rates(accounts: list[Account], scores: Scores, allocation: Allocation) -> list[float]:
+    axes = {account.axis for account in accounts}
+    # Two axes that share the attention's parameters share its sparsity.
+    halves: dict[Axis, float] = {"kv_group": 0.5, "query_head": 0.5}
+    portions = halves if set(halves) <= axes else {}
     if allocation.kind == "uniform":
-        return [1.0] * len(accounts)
+        return [portions.get(account.axis, 1.0) for account in accounts]
     rates: dict[tuple[int, Axis], float] = {}
-    for axis in {account.axis for account in accounts}:
+    for axis in axes:
         blocks = [account for account in accounts if account.axis == axis]
         spread = layer_adaptive_rates(
             [scores.layers[block.layer].block_importance(axis) for block in blocks],
@@ -74,17 +77,14 @@ def _rates(accounts: list[Account], scores: Scores, allocation: Allocation) -> l
             allocation.amplitude,
         )
         for block, rate in zip(blocks, spread, strict=True):
-            rates[block.layer, axis] = rate * AXIS_RATES[axis]
+            rates[block.layer, axis] = rate * AXIS_RATES[axis] * portions.get(axis, 1.0)
     return [rates[account.layer, account.axis] for account in accounts]
 
 
 def _pay_apart(
     accounts: list[Account], rates: list[float], excess: int, owed: Owed
 ) -> tuple[dict[tuple[int, Axis], int], Owed]:
-    ledgers = [
-        Ledger(account, rate, owed[account.layer, account.axis])
-        for account, rate in zip(accounts, rates, strict=True)
-    ]
+    ledgers = open_ledgers(accounts, rates, owed)
     pay_down(ledgers, excess)
     keys = [(account.layer, account.axis) for account in accounts]
     widths = {key: ledger.width for key, ledger in zip(keys, ledgers, strict=True)}
@@ -148,6 +148,7 @@ def _debt(owed: Owed, num_layers: int) -> Debt:
             LayerDebt(
                 intermediate=owed.get((index, "intermediate"), 0.0),
                 kv_group=owed.get((index, "kv_group"), 0.0),
+                query_head=owed.get((index, "query_head"), 0.0),
             )
             for index in range(num_layers)
         )

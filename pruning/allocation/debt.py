@@ -14,9 +14,11 @@ class LayerDebt(BaseModel):
 
     intermediate: float = 0.0
     kv_group: float = 0.0
+    query_head: float = 0.0
 
     def of(self, axis: Axis) -> float:
-        return self.intermediate if axis == "intermediate" else self.kv_group
+        owed: float = getattr(self, axis)
+        return owed
 
 
 class Debt(BaseModel):

@@ -4,6 +4,7 @@ import heapq
 from dataclasses import dataclass, replace
 
 from pruning.allocation.accounts import Account
+from pruning.recipe import Axis
 
 
 @dataclass
@@ -14,6 +15,8 @@ class Ledger:
     rate: float
     debt: float
     num_steps_taken: int = 0
+    partner: "Ledger | None" = None
+    """The ledger of the layer's KV groups, or of their query heads, whose parameters it shares."""
 
     @property
     def width(self) -> int:
@@ -41,7 +44,15 @@ class Ledger:
 
     def next_cost(self) -> int:
         assert self.next_width is not None
-        return (self.width - self.next_width) * self.account.group_cost
+        return (self.width - self.next_width) * self.group_cost
+
+    @property
+    def group_cost(self) -> int:
+        """Parameters that one group holds beside what its partner has lost by now."""
+        if self.partner is None:
+            return self.account.group_cost
+        lost = self.partner.account.width - self.partner.width
+        return self.account.group_cost - lost * self.account.shared_cost
 
     def turn(self) -> tuple[float, float, int, str]:
         """Sort key of the next step: the mean sparsity at which it comes due, then its loss."""
@@ -50,6 +61,21 @@ class Ledger:
         owed = self.account.cost_to(self.next_width) - self.debt
         sparsity = owed / self.allotment if self.allotment > 0 else float("inf")
         return (sparsity, density, self.account.layer, self.account.axis)
+
+
+def open_ledgers(
+    accounts: list[Account], rates: list[float], owed: dict[tuple[int, Axis], float]
+) -> list[Ledger]:
+    """One ledger per account, partners joined."""
+    ledgers = {
+        (account.layer, account.axis): Ledger(account, rate, owed[account.layer, account.axis])
+        for account, rate in zip(accounts, rates, strict=True)
+    }
+    for (layer, axis), ledger in ledgers.items():
+        if axis == "query_head" and (layer, "kv_group") in ledgers:
+            ledger.partner = ledgers[layer, "kv_group"]
+            ledger.partner.partner = ledger
+    return list(ledgers.values())
 
 
 def pay_down(ledgers: list[Ledger], excess: int) -> None:

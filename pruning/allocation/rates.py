@@ -12,7 +12,7 @@ _OUTLIER_DEVIATIONS = 3.0
 # Median absolute deviation of a normal distribution with standard deviation 1.
 _NORMAL_MAD = 0.6745
 
-AXIS_RATES: dict[Axis, float] = {"intermediate": 1.0, "kv_group": 0.2}
+AXIS_RATES: dict[Axis, float] = {"intermediate": 1.0, "kv_group": 0.2, "query_head": 0.2}
 """How fast an axis loses parameters beside the others; within an axis, importance decides.
 
 First-order importance does not see that the entries of a KV group act together: on SmolLM2-135M at

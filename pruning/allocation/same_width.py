@@ -3,7 +3,7 @@
 from dataclasses import dataclass
 from statistics import fmean
 
-from pruning.allocation.accounts import Account
+from pruning.allocation.accounts import Account, num_removed
 from pruning.errors import InvalidPlan
 from pruning.recipe import Axis
 
@@ -28,10 +28,6 @@ class SharedAccount:
 
     def cost_to(self, width: int) -> int:
         return sum(account.cost_to(width) for account in self.accounts)
-
-    def widest(self, excess: int) -> int | None:
-        """The largest width that removes at least `excess` parameters."""
-        return next((width for width in self.options() if self.cost_to(width) >= excess), None)
 
 
 def share(accounts: list[Account], rates: list[float], num_layers: int) -> list[SharedAccount]:
@@ -64,15 +60,38 @@ def same_widths(
 ) -> dict[Axis, int] | None:
     """Widths that together remove at least `excess` parameters, or None if none do.
 
-    The coarsest axis comes as close as it can to its share (its allotment, plus what it owes over
-    all layers); the finer one closes the gap with the least overshoot.
+    The coarser axes come as close as they can to their share (their allotment, plus what they owe
+    over all layers); the finest one closes the gap with the least overshoot.
     """
-    coarse, *finer = shared
     sparsity = excess / sum(account.allotment for account in shared)
-    wanted = owed[coarse.axis] + sparsity * coarse.allotment
-    for width in sorted(coarse.options(), key=lambda width: abs(coarse.cost_to(width) - wanted)):
-        left = excess - coarse.cost_to(width)
-        widths = {account.axis: account.widest(left) for account in finer}
-        if all(found is not None for found in widths.values()) and (finer or left <= 0):
-            return {coarse.axis: width, **{a: w for a, w in widths.items() if w is not None}}
+    wanted = {part.axis: owed[part.axis] + sparsity * part.allotment for part in shared}
+    return _complete({}, shared, excess, wanted)
+
+
+def _complete(
+    chosen: dict[Axis, int],
+    shared: list[SharedAccount],
+    excess: int,
+    wanted: dict[Axis, float],
+) -> dict[Axis, int] | None:
+    """`chosen` with widths of the axes still to choose, the coarsest first."""
+    part = shared[len(chosen)]
+    if part is shared[-1]:
+        trials = ({**chosen, part.axis: width} for width in part.options())
+        return next((trial for trial in trials if _removed(shared, trial) >= excess), None)
+
+    def preference(width: int) -> tuple[bool, float]:
+        # What removes more than asked for leaves the finer axes nothing to close the gap with.
+        too_much = _removed(shared, {**chosen, part.axis: width}) > excess
+        return too_much, abs(part.cost_to(width) - wanted[part.axis])
+
+    for width in sorted(part.options(), key=preference):
+        found = _complete({**chosen, part.axis: width}, shared, excess, wanted)
+        if found is not None:
+            return found
     return None
+
+
+def _removed(shared: list[SharedAccount], widths: dict[Axis, int]) -> int:
+    accounts = [account for part in shared if part.axis in widths for account in part.accounts]
+    return num_removed(accounts, {(a.layer, a.axis): widths[a.axis] for a in accounts})

@@ -12,8 +12,9 @@ from pruning.errors import InvalidData
 from pruning.importance.magnitude import magnitude_importance
 from pruning.importance.similarity import block_importance
 from pruning.importance.taylor import taylor_importance
-from pruning.models.adapter import AXES, Adapter, GroupedTensor, adapter_for
-from pruning.recipe import Axis, Importance
+from pruning.models.adapter import Adapter, GroupedTensor, adapter_for
+from pruning.models.families import Span
+from pruning.recipe import Importance
 from pruning.scores import LayerScores, Scores
 
 
@@ -50,12 +51,10 @@ class _LayerMeasurement:
     def __init__(self, adapter: Adapter, layer: nn.Module) -> None:
         self.layer = layer
         self.mlp_input = layer.get_submodule(adapter.family.mlp_input)
-        self.tensors = {axis: adapter.tensors(layer, axis) for axis in AXES}
-        self.sums: dict[Axis, torch.Tensor] = {
-            axis: torch.zeros(
-                adapter.num_groups(layer, axis), device=self.tensors[axis][0].parameter.device
-            )
-            for axis in AXES
+        self.tensors = adapter.by_span(layer)
+        self.sums: dict[Span, torch.Tensor] = {
+            span: torch.zeros(tensors[0].num_groups, device=tensors[0].parameter.device)
+            for span, tensors in self.tensors.items()
         }
         self.attention_importance = torch.zeros(())
         self.mlp_importance = torch.zeros(())
@@ -78,31 +77,34 @@ class _LayerMeasurement:
         return [
             # Torch leaves this one method untyped.
             tensor.parameter.register_post_accumulate_grad_hook(  # type: ignore[no-untyped-call]
-                self._folder(axis, tensor)
+                self._folder(span, tensor)
             )
-            for axis, tensors in self.tensors.items()
+            for span, tensors in self.tensors.items()
             for tensor in tensors
         ]
 
     def score_magnitude(self) -> None:
-        for axis, tensors in self.tensors.items():
+        for span, tensors in self.tensors.items():
             for tensor in tensors:
                 entries = magnitude_importance(tensor.parameter.detach())
-                self.sums[axis] += tensor.sum_by_group(entries)
+                self.sums[span] += tensor.sum_by_group(entries)
 
     def scores(self, num_batches: int) -> LayerScores:
+        key_value_K, query_N = self.sums["key_value_head"], self.sums["query_head"]
+        query_KR = query_N.view(len(key_value_K), -1)
         return LayerScores(
-            intermediate=self.sums["intermediate"].cpu(),
-            kv_groups=self.sums["kv_group"].cpu(),
+            intermediate=self.sums["channel"].cpu(),
+            kv_groups=(key_value_K + query_KR.sum(dim=1)).cpu(),
+            query_heads=query_KR.cpu(),
             attention_importance=self.attention_importance.item() / num_batches,
             mlp_importance=self.mlp_importance.item() / num_batches,
         )
 
-    def _folder(self, axis: Axis, tensor: GroupedTensor) -> Callable[[torch.Tensor], None]:
+    def _folder(self, span: Span, tensor: GroupedTensor) -> Callable[[torch.Tensor], None]:
         def fold(parameter: torch.Tensor) -> None:
             assert parameter.grad is not None
             entries = taylor_importance(parameter.detach(), parameter.grad)
-            self.sums[axis] += tensor.sum_by_group(entries)
+            self.sums[span] += tensor.sum_by_group(entries)
             parameter.grad = None
 
         return fold

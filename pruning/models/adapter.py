@@ -13,10 +13,9 @@ from transformers import PretrainedConfig, PreTrainedModel
 from pruning.errors import InvalidModel, UnsupportedModel
 from pruning.events import LayerWidths
 from pruning.models.families import FAMILIES, Family, Member, Span
-from pruning.plan import LayerPlan
 from pruning.recipe import Axis
 
-AXES: tuple[Axis, ...] = ("intermediate", "kv_group")
+AXES: tuple[Axis, ...] = ("intermediate", "kv_group", "query_head")
 
 
 @dataclass(frozen=True)
@@ -50,7 +49,7 @@ class GroupedTensor:
         return (groups[:, None] * self.repeats + offsets).flatten()
 
     def sum_by_group(self, values: torch.Tensor) -> torch.Tensor:
-        """Sum a tensor of the parameter's shape to fp32 [G]; query heads fold as (K, R, h)."""
+        """Sum a tensor of the parameter's shape to fp32 [G]."""
         by_entry = values.transpose(0, self.dim).flatten(1) if values.dim() > 1 else values[:, None]
         return by_entry.reshape(self.num_groups, -1).sum(dim=1, dtype=torch.float32)
 
@@ -61,47 +60,67 @@ class Adapter:
 
     family: Family
     head_dim: int
-    query_heads_per_group: int
 
     def layers(self, model: PreTrainedModel) -> list[nn.Module]:
         """The decoder layers, in order."""
         return list(model.base_model.get_submodule("layers"))
 
     def members(self, axis: Axis) -> tuple[Member, ...]:
-        return self.family.intermediate if axis == "intermediate" else self.family.kv_group
+        if axis == "intermediate":
+            return self.family.intermediate
+        if axis == "kv_group":
+            return self.family.kv_group
+        return tuple(member for member in self.family.kv_group if member.span == "query_head")
 
     def tensors(self, layer: nn.Module, axis: Axis) -> list[GroupedTensor]:
         """Every parameter of `layer` that shrinks with `axis`, weights before their biases."""
         found: list[GroupedTensor] = []
         for member in self.members(axis):
-            module = layer.get_submodule(member.module)
-            repeats = self.repeats(member.span)
-            dim = 1 if member.side == "inputs" else 0
-            found.append(GroupedTensor(module, "weight", dim, repeats, member.side == "norm"))
-            if member.side == "outputs" and getattr(module, "bias", None) is not None:
-                found.append(GroupedTensor(module, "bias", 0, repeats, normalises=False))
+            repeats = 1 if member.span == "channel" else self.head_dim
+            if axis == "kv_group" and member.span == "query_head":
+                repeats *= self.query_heads_per_group(layer)
+            found.extend(_tensors_of(layer, member, repeats))
         return found
 
-    def repeats(self, span: Span) -> int:
-        if span == "channel":
-            return 1
-        heads = 1 if span == "key_value_head" else self.query_heads_per_group
-        return heads * self.head_dim
+    def by_span(self, layer: nn.Module) -> dict[Span, list[GroupedTensor]]:
+        """Every parameter of `layer` that any axis shrinks, once, by what its entries are."""
+        found: dict[Span, list[GroupedTensor]] = {
+            "channel": [],
+            "key_value_head": [],
+            "query_head": [],
+        }
+        for member in (*self.family.intermediate, *self.family.kv_group):
+            repeats = 1 if member.span == "channel" else self.head_dim
+            found[member.span].extend(_tensors_of(layer, member, repeats))
+        return found
 
     def num_groups(self, layer: nn.Module, axis: Axis) -> int:
+        """How many groups `axis` has in `layer`: of `query_head`, those of all KV groups."""
         return self.tensors(layer, axis)[0].num_groups
+
+    def query_heads_per_group(self, layer: nn.Module) -> int:
+        spans = self.by_span(layer)
+        return spans["query_head"][0].num_groups // spans["key_value_head"][0].num_groups
 
     def group_cost(self, layer: nn.Module, axis: Axis) -> int:
         """Parameters that one group of `axis` holds in `layer`."""
         return sum(tensor.entries_per_group for tensor in self.tensors(layer, axis))
 
     def widths(self, layer: nn.Module) -> LayerWidths:
-        num_kv_groups = self.num_groups(layer, "kv_group")
         return LayerWidths(
             intermediate_size=self.num_groups(layer, "intermediate"),
-            num_attention_heads=num_kv_groups * self.query_heads_per_group,
-            num_key_value_heads=num_kv_groups,
+            num_attention_heads=self.num_groups(layer, "query_head"),
+            num_key_value_heads=self.num_groups(layer, "kv_group"),
         )
+
+
+def _tensors_of(layer: nn.Module, member: Member, repeats: int) -> list[GroupedTensor]:
+    module = layer.get_submodule(member.module)
+    dim = 1 if member.side == "inputs" else 0
+    found = [GroupedTensor(module, "weight", dim, repeats, member.side == "norm")]
+    if member.side == "outputs" and getattr(module, "bias", None) is not None:
+        found.append(GroupedTensor(module, "bias", 0, repeats, normalises=False))
+    return found
 
 
 def adapter_for(config: PretrainedConfig) -> Adapter:
@@ -118,7 +137,7 @@ def adapter_for(config: PretrainedConfig) -> Adapter:
             param="model",
             hint=f"supported: {', '.join(sorted(FAMILIES))}",
         )
-    # Every layer keeps the ratio of the base model, so any layer's widths give it.
+    # A plan keeps as many query heads in each group of a layer, so every layer divides evenly.
     widths = config.per_layer_config[0]
     num_heads, num_kv_heads = widths.num_attention_heads, widths.num_key_value_heads
     if num_heads % num_kv_heads:
@@ -126,9 +145,4 @@ def adapter_for(config: PretrainedConfig) -> Adapter:
             f"{num_heads} query heads do not share {num_kv_heads} KV heads evenly", param="model"
         )
     head_dim = getattr(widths, "head_dim", None) or config.hidden_size // num_heads
-    return Adapter(family, head_dim, num_heads // num_kv_heads)
-
-
-def kept_groups(layer: LayerPlan, axis: Axis) -> tuple[int, ...]:
-    """The groups of `axis` that a layer's plan keeps."""
-    return layer.intermediate if axis == "intermediate" else layer.kv_groups
+    return Adapter(family, head_dim)

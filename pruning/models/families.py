@@ -3,9 +3,9 @@
 from dataclasses import dataclass
 from typing import Literal
 
-Span = Literal["channel", "key_value_head", "query_heads"]
-"""How many consecutive entries of a tensor one group owns: one intermediate channel, the `head_dim`
-entries of a KV head, or those of all query heads that share a KV head."""
+Span = Literal["channel", "key_value_head", "query_head"]
+"""What consecutive entries of a tensor are: one intermediate channel each, or the `head_dim`
+entries of a KV head or of a query head. Query heads that share a KV head follow one another."""
 
 
 @dataclass(frozen=True)
@@ -34,10 +34,10 @@ class Family:
         Member("mlp.down_proj", "inputs", "channel"),
     )
     kv_group: tuple[Member, ...] = (
-        Member("self_attn.q_proj", "outputs", "query_heads"),
+        Member("self_attn.q_proj", "outputs", "query_head"),
         Member("self_attn.k_proj", "outputs", "key_value_head"),
         Member("self_attn.v_proj", "outputs", "key_value_head"),
-        Member("self_attn.o_proj", "inputs", "query_heads"),
+        Member("self_attn.o_proj", "inputs", "query_head"),
     )
     attention: str = "self_attn"
     mlp: str = "mlp"
@@ -47,7 +47,7 @@ class Family:
 # QK-norm over all heads at once: its weights go with the heads they scale. (The usual per-head
 # QK-norm has one weight of `head_dim` shared by all heads, and stays.)
 _FLAT_QK_NORM = (
-    Member("self_attn.q_norm", "norm", "query_heads"),
+    Member("self_attn.q_norm", "norm", "query_head"),
     Member("self_attn.k_norm", "norm", "key_value_head"),
 )
 

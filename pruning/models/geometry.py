@@ -7,7 +7,7 @@ from torch import nn
 from transformers import PreTrainedModel
 
 from pruning.events import LayerWidths
-from pruning.models.adapter import AXES, Adapter, adapter_for, kept_groups
+from pruning.models.adapter import AXES, Adapter, adapter_for
 from pruning.plan import LayerPlan, PruningPlan
 from pruning.recipe import Axis
 
@@ -16,35 +16,51 @@ from pruning.recipe import Axis
 class Geometry:
     """Parameters outside every group, and the cost of one group per layer and axis.
 
-    Both are constant under pruning, so one `Geometry` serves all increments of a run.
+    A KV group counts with all its `query_heads_per_group`, so that one `Geometry` serves all
+    increments of a run.
     """
 
     num_fixed_parameters: int
     group_costs: tuple[dict[Axis, int], ...]
-    query_heads_per_group: int
+    query_heads_per_group: tuple[int, ...]
 
     def num_parameters(self, plan: PruningPlan) -> int:
         """What the model counts after `plan`, tied parameters once."""
         return self.num_fixed_parameters + sum(
-            layer_parameters(layer, costs)
-            for layer, costs in zip(plan.layers, self.group_costs, strict=True)
+            self.layer_parameters(index, layer) for index, layer in enumerate(plan.layers)
         )
+
+    def layer_parameters(self, index: int, layer: LayerPlan) -> int:
+        """Parameters of a layer that belong to some group."""
+        costs = self.group_costs[index]
+        return len(layer.intermediate) * costs["intermediate"] + len(
+            layer.kv_groups
+        ) * self.kv_group_cost(index, self.heads_per_group(index, layer))
+
+    def heads_per_group(self, index: int, layer: LayerPlan) -> int:
+        """Query heads that a layer's plan keeps in each KV group."""
+        return len(layer.query_heads[0]) if layer.query_heads else self.query_heads_per_group[index]
+
+    def kept_query_heads(self, index: int, layer: LayerPlan) -> tuple[tuple[int, ...], ...]:
+        """Query heads that a layer's plan keeps, of each kept KV group."""
+        every = tuple(range(self.query_heads_per_group[index]))
+        return layer.query_heads or (every,) * len(layer.kv_groups)
+
+    def kv_group_cost(self, index: int, heads_per_group: int) -> int:
+        """Parameters of a KV group that has some of its query heads left."""
+        lost = self.query_heads_per_group[index] - heads_per_group
+        return self.group_costs[index]["kv_group"] - lost * self.group_costs[index]["query_head"]
 
     def widths(self, plan: PruningPlan) -> tuple[LayerWidths, ...]:
         """The layer sizes that `plan` leaves."""
         return tuple(
             LayerWidths(
                 intermediate_size=len(layer.intermediate),
-                num_attention_heads=len(layer.kv_groups) * self.query_heads_per_group,
+                num_attention_heads=len(layer.kv_groups) * self.heads_per_group(index, layer),
                 num_key_value_heads=len(layer.kv_groups),
             )
-            for layer in plan.layers
+            for index, layer in enumerate(plan.layers)
         )
-
-
-def layer_parameters(layer: LayerPlan, costs: dict[Axis, int]) -> int:
-    """Parameters of one layer that belong to some group."""
-    return sum(cost * len(kept_groups(layer, axis)) for axis, cost in costs.items())
 
 
 def geometry_of(model: PreTrainedModel) -> Geometry:
@@ -53,14 +69,15 @@ def geometry_of(model: PreTrainedModel) -> Geometry:
     layers = adapter.layers(model)
     costs = tuple({axis: adapter.group_cost(layer, axis) for axis in AXES} for layer in layers)
     in_groups = sum(
-        cost * adapter.num_groups(layer, axis)
-        for layer, by_axis in zip(layers, costs, strict=True)
-        for axis, cost in by_axis.items()
+        tensor.parameter.numel()
+        for layer in layers
+        for tensors in adapter.by_span(layer).values()
+        for tensor in tensors
     )
     return Geometry(
         num_fixed_parameters=count_parameters(model) - in_groups,
         group_costs=costs,
-        query_heads_per_group=adapter.query_heads_per_group,
+        query_heads_per_group=tuple(adapter.query_heads_per_group(layer) for layer in layers),
     )
 
 

@@ -9,9 +9,10 @@ from pruning.allocation.allocate import allocate
 from pruning.allocation.debt import Debt
 from pruning.allocation.rates import layer_adaptive_rates, normalise
 from pruning.errors import InvalidPlan, TargetUnreachable
+from pruning.models.adapter import AXES
 from pruning.models.geometry import Geometry
 from pruning.plan import PruningPlan
-from pruning.recipe import Allocation, Constraints
+from pruning.recipe import Allocation, Axis, Constraints, Layout
 from pruning.scores import LayerScores, Scores
 
 HIDDEN, HEAD = 64, 16
@@ -22,18 +23,25 @@ def make_geometry(*, layers: int, query_heads_per_group: int = 3, fixed: int = 1
     costs = {
         "intermediate": 3 * HIDDEN,
         "kv_group": HEAD * HIDDEN * (2 * query_heads_per_group + 2),
+        "query_head": HEAD * HIDDEN * 2,
     }
-    return Geometry(fixed, (costs,) * layers, query_heads_per_group)
+    return Geometry(fixed, (costs,) * layers, (query_heads_per_group,) * layers)
 
 
-def make_scores(plan: PruningPlan, *, seed: int = 0) -> Scores:
+def make_scores(plan: PruningPlan, *, seed: int = 0, query_heads_per_group: int = 3) -> Scores:
     """Random importances of the groups that `plan` keeps; the first layer is an outlier."""
+    heads = query_heads_per_group
     generator = torch.Generator().manual_seed(seed)
     return Scores(
         tuple(
             LayerScores(
                 intermediate=torch.rand(len(layer.intermediate), generator=generator),
                 kv_groups=10 * torch.rand(len(layer.kv_groups), generator=generator),
+                query_heads=torch.rand(
+                    len(layer.kv_groups),
+                    len(layer.query_heads[0]) if layer.query_heads else heads,
+                    generator=generator,
+                ),
                 attention_importance=(100 if i == 0 else 1) * 0.01 * (1 + i % 5),
                 mlp_importance=(100 if i == 0 else 1) * 0.01 * (1 + i % 3),
             )
@@ -80,6 +88,7 @@ constraint_sets = st.builds(
     width_multiple=st.sampled_from([1, 4, 16]),
     min_intermediate_size=st.integers(1, 20),
     min_kv_groups=st.integers(1, 3),
+    min_query_heads_per_group=st.integers(1, 3),
 )
 allocations = st.builds(
     Allocation,
@@ -87,12 +96,15 @@ allocations = st.builds(
     amplitude=st.floats(0, 1),
     constraints=constraint_sets,
 )
+axis_sets = st.sampled_from(
+    [("intermediate", "kv_group"), ("intermediate", "query_head"), AXES, ("query_head",)]
+)
 
 
 @settings(deadline=None, max_examples=150)
-@given(sizes, allocations, st.floats(0, 1), st.integers(0, 99))
+@given(sizes, allocations, axis_sets, st.floats(0, 1), st.integers(0, 99))
 def test_the_target_is_met_to_within_the_finest_step_left(
-    size: dict[str, int], allocation: Allocation, share: float, seed: int
+    size: dict[str, int], allocation: Allocation, axes: tuple[Axis, ...], share: float, seed: int
 ) -> None:
     plan = whole(**size)
     geometry = make_geometry(layers=size["layers"])
@@ -104,24 +116,22 @@ def test_the_target_is_met_to_within_the_finest_step_left(
             geometry,
             target_num_parameters=target,
             allocation=allocation,
+            axes=axes,
         )
     except TargetUnreachable:
         return
-    finest = min(
-        [geometry.group_costs[0]["kv_group"]]
-        + [
-            geometry.group_costs[0]["intermediate"] * allocation.constraints.width_multiple
-            for layer in pruned.layers
-            if len(layer.intermediate) < size["intermediate"]
-        ]
-    )
+    finest = max(geometry.group_costs[0]["kv_group"], size["kv_groups"] * 2 * HEAD * HIDDEN)
+    if "intermediate" in axes and any(
+        len(layer.intermediate) < size["intermediate"] for layer in pruned.layers
+    ):
+        finest = geometry.group_costs[0]["intermediate"] * allocation.constraints.width_multiple
     assert target - finest < geometry.num_parameters(pruned) <= target
 
 
 @settings(deadline=None, max_examples=150)
-@given(sizes, allocations, st.floats(0, 1), st.integers(0, 99))
+@given(sizes, allocations, axis_sets, st.floats(0, 1), st.integers(0, 99))
 def test_constraints_hold_and_plans_only_shrink(
-    size: dict[str, int], allocation: Allocation, share: float, seed: int
+    size: dict[str, int], allocation: Allocation, axes: tuple[Axis, ...], share: float, seed: int
 ) -> None:
     plan = whole(**size)
     geometry = make_geometry(layers=size["layers"])
@@ -134,6 +144,7 @@ def test_constraints_hold_and_plans_only_shrink(
             target_num_parameters=geometry.num_parameters(plan)
             - round(share * prunable(geometry, plan)),
             allocation=allocation,
+            axes=axes,
         )
     except TargetUnreachable:
         return
@@ -145,6 +156,8 @@ def test_constraints_hold_and_plans_only_shrink(
         assert groups == size["kv_groups"] or groups >= limits.min_kv_groups
         assert width >= 1
         assert groups >= 1
+        heads = geometry.heads_per_group(0, layer)
+        assert heads == 3 or heads >= limits.min_query_heads_per_group >= 1
 
 
 @pytest.mark.parametrize("kv_groups", [1, 2, 5, 8])
@@ -383,3 +396,45 @@ def test_layer_adaptive_takes_channels_before_kv_groups() -> None:
     removed = removed_by_axis(geometry, plan, pruned)
     attention = 10 * 3 * geometry.group_costs[0]["kv_group"]
     assert 0 < removed["kv_group"] / attention < removed["intermediate"] / (total - attention) / 2
+
+
+def test_each_group_loses_its_own_least_important_query_heads() -> None:
+    plan = whole(layers=3, intermediate=64, kv_groups=4)
+    geometry, scores = make_geometry(layers=3), make_scores(plan)
+    pruned, _ = allocate(
+        scores,
+        plan,
+        geometry,
+        target_num_parameters=geometry.num_parameters(plan)
+        - 3 * 4 * geometry.group_costs[0]["query_head"],
+        allocation=Allocation(kind="uniform"),
+        axes=("query_head",),
+    )
+    for layer, score in zip(pruned.layers, scores.layers, strict=True):
+        for group, kept in enumerate(layer.query_heads):
+            assert len(kept) == 2
+            lost = ({0, 1, 2} - set(kept)).pop()
+            assert lost == score.query_heads[group].argmin().item()
+
+
+@pytest.mark.parametrize("layout", ["per_layer", "uniform"])
+def test_increments_of_all_three_axes_each_meet_their_target(layout: Layout) -> None:
+    plan = whole(layers=6, intermediate=256, kv_groups=4)
+    geometry = make_geometry(layers=6)
+    start, total, debt = geometry.num_parameters(plan), prunable(geometry, plan), None
+    for increment in range(1, 7):
+        target = start - round(0.1 * total * increment)
+        plan, debt = allocate(
+            make_scores(plan, seed=increment),
+            plan,
+            geometry,
+            target_num_parameters=target,
+            allocation=Allocation(kind="uniform", layout=layout, constraints=FREE),
+            axes=AXES,
+            debt=debt,
+        )
+        step = geometry.group_costs[0]["intermediate"] * (6 if layout == "uniform" else 1)
+        assert target - step < geometry.num_parameters(plan) <= target
+    widths = geometry.widths(plan)
+    assert {w.num_attention_heads // w.num_key_value_heads for w in widths} & {1, 2}
+    assert layout == "per_layer" or len(set(widths)) == 1

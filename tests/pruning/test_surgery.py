@@ -13,10 +13,12 @@ from pruning.plan import LayerPlan, PruningPlan
 from pruning.surgery import apply_mask, apply_plan
 from tests.pruning.tiny import FAMILIES, make_tiny_model, random_ids
 
-HEADS = {"mha": (4, 4), "gqa": (6, 3), "mqa": (6, 1)}
+HEADS = {"mha": (4, 4), "gqa": (6, 3), "wide_gqa": (12, 3), "mqa": (6, 1)}
 
 
-def random_plan(model: PreTrainedModel, *, seed: int = 3, share: float = 0.6) -> PruningPlan:
+def random_plan(
+    model: PreTrainedModel, *, seed: int = 3, share: float = 0.6, query_heads: bool = True
+) -> PruningPlan:
     """Keeps a random share of each layer's groups, different in each layer, at least one."""
     draw = random.Random(seed)
 
@@ -24,12 +26,22 @@ def random_plan(model: PreTrainedModel, *, seed: int = 3, share: float = 0.6) ->
         number = max(1, round(len(groups) * draw.uniform(share / 2, 1)))
         return tuple(sorted(draw.sample(groups, number)))
 
-    return PruningPlan(
-        layers=tuple(
-            LayerPlan(intermediate=some(layer.intermediate), kv_groups=some(layer.kv_groups))
-            for layer in unpruned_plan(model).layers
+    def some_heads(num_groups: int, num_heads: int) -> tuple[tuple[int, ...], ...]:
+        number = draw.randint(1, num_heads)
+        return tuple(
+            tuple(sorted(draw.sample(range(num_heads), number))) for _ in range(num_groups)
         )
-    )
+
+    geometry, layers = geometry_of(model), []
+    for layer, num_heads in zip(
+        unpruned_plan(model).layers, geometry.query_heads_per_group, strict=True
+    ):
+        kv_groups = some(layer.kv_groups)
+        heads = some_heads(len(kv_groups), num_heads) if query_heads else ()
+        layers.append(
+            LayerPlan(intermediate=some(layer.intermediate), kv_groups=kv_groups, query_heads=heads)
+        )
+    return PruningPlan(layers=tuple(layers))
 
 
 @torch.no_grad()
@@ -70,7 +82,17 @@ def test_a_plan_counts_the_parameters_that_the_cut_model_has(family: str) -> Non
     apply_plan(model, plan, previous=unpruned_plan(model))
     assert count_parameters(model) == geometry.num_parameters(plan)
     assert layer_widths(model) == geometry.widths(plan)
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+def test_the_cost_of_a_group_does_not_change_with_a_cut(family: str) -> None:
+    model = make_tiny_model(family)
+    geometry, plan = geometry_of(model), random_plan(model, query_heads=False)
+    apply_plan(model, plan, previous=unpruned_plan(model))
     assert geometry_of(model) == geometry
+    again = random_plan(model)
+    apply_plan(model, again, previous=unpruned_plan(model))
+    assert count_parameters(model) == geometry.num_parameters(again)
 
 
 def test_two_cuts_compose_to_the_second_plan(tiny_llama: PreTrainedModel) -> None:
@@ -78,7 +100,11 @@ def test_two_cuts_compose_to_the_second_plan(tiny_llama: PreTrainedModel) -> Non
     first = random_plan(tiny_llama)
     second = PruningPlan(
         layers=tuple(
-            LayerPlan(intermediate=layer.intermediate[::2], kv_groups=layer.kv_groups[:1])
+            LayerPlan(
+                intermediate=layer.intermediate[::2],
+                kv_groups=layer.kv_groups[:1],
+                query_heads=(layer.query_heads[0][-1:],),
+            )
             for layer in first.layers
         )
     )
@@ -134,8 +160,8 @@ def test_training_after_a_cut_goes_on_as_under_a_mask(tiny_llama: PreTrainedMode
 @pytest.mark.parametrize(
     ("layer", "message"),
     [
-        (LayerPlan(intermediate=(), kv_groups=(0,)), "keeps no group of intermediate"),
-        (LayerPlan(intermediate=(0,), kv_groups=()), "keeps no group of kv_group"),
+        (LayerPlan(intermediate=(), kv_groups=(0,)), "keeps no channel"),
+        (LayerPlan(intermediate=(0,), kv_groups=()), "keeps no key value head"),
         (LayerPlan(intermediate=(0, 999), kv_groups=(0,)), "removed before"),
     ],
 )
@@ -147,3 +173,36 @@ def test_a_plan_that_cannot_be_is_refused_before_any_cut(
     with pytest.raises(InvalidPlan, match=message):
         apply_plan(tiny_llama, plan, previous=base)
     assert layer_widths(tiny_llama) == before
+
+
+def test_each_group_may_keep_other_query_heads(tiny_llama: PreTrainedModel) -> None:
+    base = unpruned_plan(tiny_llama)
+    heads = ((1,), (0,), (1,))
+    plan = PruningPlan(
+        layers=tuple(layer.model_copy(update={"query_heads": heads}) for layer in base.layers)
+    )
+    query = tiny_llama.get_submodule("model.layers.0.self_attn.q_proj").weight.detach().clone()
+    apply_plan(tiny_llama, plan, previous=base)
+    assert {w.num_attention_heads for w in layer_widths(tiny_llama)} == {3}
+    cut = tiny_llama.get_submodule("model.layers.0.self_attn.q_proj").weight
+    assert torch.equal(cut.view(3, 8, -1), query.view(6, 8, -1)[[1, 2, 5]])
+
+
+def test_query_heads_that_went_cannot_return() -> None:
+    layer = LayerPlan(intermediate=(0,), kv_groups=(0, 1))
+    fewer = layer.model_copy(update={"query_heads": ((0,), (2,))})
+    with pytest.raises(InvalidPlan, match="removed before"):
+        PruningPlan(layers=(layer,)).relative_to(PruningPlan(layers=(fewer,)))
+
+
+def test_plans_from_before_query_heads_could_go_are_still_read() -> None:
+    stored = '{"layers": [{"intermediate": [0, 2], "kv_groups": [1]}]}'
+    assert PruningPlan.model_validate_json(stored).layers[0].query_heads == ()
+
+
+@pytest.mark.parametrize("heads", [((0,),), ((0,), (1, 2))])
+def test_groups_of_a_layer_keep_the_same_number_of_heads(
+    heads: tuple[tuple[int, ...], ...],
+) -> None:
+    with pytest.raises(ValueError, match="as many heads"):
+        LayerPlan(intermediate=(0,), kv_groups=(0, 1), query_heads=heads)
