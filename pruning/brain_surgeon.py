@@ -1,0 +1,148 @@
+"""Structured optimal brain surgeon: pure functions of a weight and its second moments.
+
+Hassibi & Stork 1993 for groups of columns (ZipLM, arXiv 2302.04089), with the K-FAC metric of
+Martens & Grosse 2015 (arXiv 1503.05671). A linear layer y = W x whose columns S are removed, and
+whose other columns K are refitted by least squares, changes the loss to second order by
+`1/2 tr(G W_S (H^-1_SS)^-1 W_S^T)` nats per token, where H = E[x x^T], G = E[g g^T], g = dL/dy.
+
+Shapes: I inputs, O outputs, N groups of E consecutive inputs, S columns removed, K columns kept.
+All products and solves are in fp64: H is often close to singular.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+
+@dataclass(frozen=True)
+class Elimination:
+    """The groups of one layer in the order in which they go, and what that costs.
+
+    `order` [N] lists all groups. `costs` [N] follows it: the nats per token that a group costs once
+    those before it are gone and the rest is refitted, the mean over the groups that go together;
+    infinite for those beyond the smallest width. `scores` [N] follows the groups themselves: what
+    each would cost if it were the only one to go.
+    """
+
+    order: Tensor
+    costs: Tensor
+    scores: Tensor
+
+
+def damped(inputs_II: Tensor, ridge: float) -> Tensor:
+    """fp64 H + ridge * mean(diag H) * identity: channels that never fire can be solved for."""
+    damped_II = inputs_II.double()
+    diagonal = damped_II.diagonal()
+    smallest = torch.finfo(torch.float32).tiny
+    return damped_II + torch.diag_embed((ridge * diagonal.mean() + smallest).expand_as(diagonal))
+
+
+def refitted(weight_OI: Tensor, inputs_II: Tensor, kept_K: Tensor, *, ridge: float) -> Tensor:
+    """The weight [O, K] whose outputs from the kept inputs are closest to the whole weight's."""
+    damped_II = damped(inputs_II, ridge)
+    factor_KK = torch.linalg.cholesky(damped_II[kept_K][:, kept_K])
+    targets_KO = damped_II[kept_K] @ weight_OI.double().T
+    return torch.cholesky_solve(targets_KO, factor_KK).T.to(weight_OI.dtype)
+
+
+def output_cost(weight_OI: Tensor, inputs_II: Tensor, gradients_OO: Tensor) -> float:
+    """1/2 tr(G W H W^T): nats per token that losing the whole output costs, to second order."""
+    weight = weight_OI.double()
+    moments_OO = weight @ inputs_II.double() @ weight.T
+    return float((gradients_OO.double() * moments_OO).sum() / 2)
+
+
+def eliminate(
+    weight_OI: Tensor,
+    inputs_II: Tensor,
+    gradients_OO: Tensor,
+    *,
+    group_size: int,
+    widths: Sequence[int],
+    ridge: float,
+) -> Elimination:
+    """Remove the cheapest groups, refit, and go on, down to each of `widths` (descending) in turn.
+
+    The inverse of H, W and G W are kept for the columns still there: block elimination, so that one
+    inversion serves the whole curve.
+    """
+    state = _State.of(weight_OI, inputs_II, gradients_OO, group_size=group_size, ridge=ridge)
+    scores_N = state.scores()
+    costs_N = torch.full_like(scores_N, torch.inf)
+    order: list[Tensor] = []
+    num_gone = 0
+    for width in widths:
+        num_groups = len(state.groups)
+        scores_now = scores_N if not order else state.scores()
+        ranks = torch.argsort(scores_now, stable=True)
+        going, staying = ranks[: num_groups - width], ranks[num_groups - width :].sort().values
+        order.append(state.groups[going])
+        cost = state.remove(going, staying)
+        costs_N[num_gone : num_gone + len(going)] = max(cost, 0.0) / len(going)
+        num_gone += len(going)
+    order.append(state.groups)
+    return Elimination(torch.cat(order), costs_N, scores_N)
+
+
+@dataclass
+class _State:
+    """What elimination works on: groups [N] still there, H^-1 [I, I], W and G W [O, I]."""
+
+    groups: Tensor
+    inverse: Tensor
+    weight: Tensor
+    sensitivity: Tensor
+    group_size: int
+
+    @classmethod
+    def of(
+        cls,
+        weight_OI: Tensor,
+        inputs_II: Tensor,
+        gradients_OO: Tensor,
+        *,
+        group_size: int,
+        ridge: float,
+    ) -> "_State":
+        weight = weight_OI.detach().double()
+        return cls(
+            groups=torch.arange(weight.shape[1] // group_size, device=weight.device),
+            inverse=torch.cholesky_inverse(torch.linalg.cholesky(damped(inputs_II, ridge))),
+            weight=weight,
+            sensitivity=gradients_OO.double() @ weight,
+            group_size=group_size,
+        )
+
+    def scores(self) -> Tensor:
+        """What each group would cost if it went next, nats per token [N]."""
+        num_groups, size = len(self.groups), self.group_size
+        if size == 1:
+            squares_I = (self.weight * self.sensitivity).sum(dim=0)
+            return squares_I / self.inverse.diagonal() / 2
+        blocks_NENE = self.inverse.view(num_groups, size, num_groups, size)
+        blocks_NEE = blocks_NENE.diagonal(dim1=0, dim2=2).permute(2, 0, 1)
+        weight_NEO = self.weight.T.reshape(num_groups, size, -1)
+        sensitivity_NEO = self.sensitivity.T.reshape(num_groups, size, -1)
+        solved_NEO = torch.linalg.solve(blocks_NEE, weight_NEO)
+        costs: Tensor = (solved_NEO * sensitivity_NEO).sum(dim=(1, 2)) / 2
+        return costs
+
+    def remove(self, going: Tensor, staying: Tensor) -> float:
+        """Take groups (positions among those still there) out, refit, and return the joint cost."""
+        gone_S, kept_K = self._columns(going), self._columns(staying)
+        factor_SS = torch.linalg.cholesky(self.inverse[gone_S][:, gone_S])
+        cross_SK = self.inverse[gone_S][:, kept_K]
+        update_SK = torch.cholesky_solve(cross_SK, factor_SS)
+        weight_OS, sensitivity_OS = self.weight[:, gone_S], self.sensitivity[:, gone_S]
+        cost = (torch.cholesky_solve(weight_OS.T, factor_SS) * sensitivity_OS.T).sum() / 2
+        self.weight = self.weight[:, kept_K].addmm_(weight_OS, update_SK, alpha=-1)
+        self.sensitivity = self.sensitivity[:, kept_K].addmm_(sensitivity_OS, update_SK, alpha=-1)
+        self.inverse = self.inverse[kept_K][:, kept_K].addmm_(cross_SK.T, update_SK, alpha=-1)
+        self.groups = self.groups[staying]
+        return float(cost)
+
+    def _columns(self, positions: Tensor) -> Tensor:
+        offsets = torch.arange(self.group_size, device=positions.device)
+        return (positions[:, None] * self.group_size + offsets).flatten()

@@ -1,0 +1,29 @@
+"""The linear layers that write a block's result into the residual stream, one per block."""
+
+from torch import nn
+from transformers import PreTrainedModel
+
+from pruning.models.adapter import Adapter, GroupedTensor, adapter_for
+from pruning.recipe import Axis
+
+BLOCK_AXES: tuple[Axis, ...] = ("intermediate", "kv_group")
+"""The coarsest axis of each block: its groups are columns of the block's output projection."""
+
+BlockKey = tuple[int, Axis]
+"""A block of a model: the layer, and the coarsest axis that thins it out."""
+
+
+def output_projections(model: PreTrainedModel) -> dict[BlockKey, GroupedTensor]:
+    """The weight [out, in] of every block's output projection, grouped along its inputs."""
+    adapter = adapter_for(model.config)
+    return {
+        (index, axis): _output_projection(adapter, layer, axis)
+        for index, layer in enumerate(adapter.layers(model))
+        for axis in BLOCK_AXES
+    }
+
+
+def _output_projection(adapter: Adapter, layer: nn.Module, axis: Axis) -> GroupedTensor:
+    # What loses inputs along the axis on which the other members lose outputs.
+    (found,) = (tensor for tensor in adapter.tensors(layer, axis) if tensor.dim == 1)
+    return found
