@@ -226,7 +226,7 @@ class Data(Part):
 
 # --- method: axes x importance x allocation x schedule x compensation x recovery ---------------------
 
-Axis = Literal["intermediate", "kv_group"]
+Axis = Literal["intermediate", "kv_group", "query_head"]
 ImportanceKind = Literal["magnitude", "taylor"]
 AllocationKind = Literal["uniform", "layer_adaptive"]
 Layout = Literal["per_layer", "uniform"]
@@ -255,6 +255,7 @@ class Constraints(Part):
     width_multiple: int = Field(32, gt=0, description="Intermediate sizes are multiples of this.")
     min_intermediate_size: int = Field(32, gt=0)
     min_kv_groups: int = Field(1, gt=0)
+    min_query_heads_per_group: int = Field(1, gt=0)
     tensor_parallel: int = Field(1, gt=0, description="Every width and head count divides by this.")
     protected_layers: tuple[int, ...] = Field((), description="Layers that lose nothing.")
 
