@@ -20,7 +20,7 @@ from registry.migrate import migrate
 from registry.queue import celery_app, publisher
 from registry.settings import Settings
 from registry.storage import ArtifactStore, store_for
-from registry.sweep import sweep
+from registry.sweep import resume_stored, sweep
 
 logger = logging.getLogger("registry")
 app = typer.Typer(
@@ -70,16 +70,20 @@ def collect_command() -> None:
     """Delete what no checkpoint refers to, once, and say in JSON how much that was."""
     settings = Settings()
     factory = session_factory(create_engine(settings))
-    store = store_for(settings.artifacts_url)
+    store = _store(settings)
     dropped = garbage.collect(factory, store)
     orphaned = garbage.collect_orphans(factory, store, settings)
     typer.echo(json.dumps({"dropped": asdict(dropped), "orphaned": asdict(orphaned)}))
 
 
+def _store(settings: Settings) -> ArtifactStore:
+    return store_for(settings.artifacts_url, reserve_bytes=settings.storage_reserve_bytes)
+
+
 def _loop(engine: Engine, settings: Settings, stop: threading.Event) -> None:
     queue = celery_app(settings)
     factory = session_factory(engine)
-    collector = Collector(factory, store_for(settings.artifacts_url), settings)
+    collector = Collector(factory, _store(settings), settings)
     while not stop.is_set():
         try:
             sweep_round(factory, settings, queue)
@@ -110,6 +114,8 @@ class Collector:
         self._collected_at = now
         try:
             self._report(garbage.collect(self._factory, self._store))
+            with transaction(self._factory) as session:
+                resume_stored(session, self._store, self._settings)
             if now - self._listed_at >= self._settings.garbage_age_seconds:
                 self._listed_at = now
                 self._report(garbage.collect_orphans(self._factory, self._store, self._settings))

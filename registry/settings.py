@@ -49,6 +49,9 @@ class Settings(BaseSettings):
     garbage_age_seconds: float = Field(
         3600.0, ge=0, description="Files that were never committed live this long."
     )
+    resume_free_bytes: int = Field(
+        2 << 30, ge=0, description="Free space at which a job paused as storage_full goes on."
+    )
     storage_reserve_bytes: int = Field(256 << 20, ge=0, description="Free space never used.")
 
     queues: tuple[str, ...] = Field(("default",), description="Queues a worker consumes.")

@@ -3,17 +3,21 @@
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 
-from sqlalchemy import select, text, update
+from sqlalchemy import func, select, text, update
 from sqlalchemy.orm import Session
 
 from registry import idempotency, jobs, outbox
 from registry.db import database_now
+from registry.errors import StorageFull
 from registry.failures import Backoff, JobError, record_failure
 from registry.leases import end_attempt
 from registry.settings import Settings
 from registry.status import LEASED, JobStatus
-from registry.tables import Job, Worker
+from registry.storage import ArtifactStore
+from registry.tables import CheckpointFile, Job, Worker
 
+STORAGE_FULL = "storage_full"
+"""The reason of jobs that were paused because nothing more could be stored."""
 BATCH = 100
 _MAX_HINTED = 50
 _MAX_HINT_SECONDS = 60.0
@@ -165,6 +169,36 @@ def _mark_lost_workers(session: Session, settings: Settings, now: datetime) -> i
         execution_options={"synchronize_session": False},
     )
     return int(result.rowcount)  # type: ignore[attr-defined]  # Result[Any] of a DML is a CursorResult
+
+
+def resume_stored(session: Session, store: ArtifactStore, settings: Settings) -> int:
+    """Queue jobs that paused for want of space and would find it now; how many."""
+    query = (
+        select(Job)
+        .where(Job.status == JobStatus.PAUSED, Job.status_reason == STORAGE_FULL)
+        .order_by(Job.priority.desc(), Job.queued_at)
+        .limit(BATCH)
+        .with_for_update(skip_locked=True)
+        .execution_options(populate_existing=True)
+    )
+    resumed = 0
+    needed = 0
+    for job in session.scalars(query).all():
+        # Together: a gap for one job is none for ten.
+        needed += max(settings.resume_free_bytes, 2 * _checkpoint_bytes(session, job))
+        try:
+            store.require_space(needed)
+        except StorageFull:
+            break
+        jobs.resume(session, job)
+        resumed += 1
+    return resumed
+
+
+def _checkpoint_bytes(session: Session, job: Job) -> int:
+    total = func.coalesce(func.sum(CheckpointFile.size_bytes), 0)
+    query = select(total).where(CheckpointFile.checkpoint_id == job.head_checkpoint_id)
+    return int(session.execute(query).scalar_one())
 
 
 def _purge(session: Session, settings: Settings, now: datetime) -> int:

@@ -1,5 +1,6 @@
 """One slice of a job: take the lease, run the child from the last checkpoint, keep its work."""
 
+import functools
 import json
 import logging
 import os
@@ -9,7 +10,7 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from pruning.errors import PruningError
-from registry import commits, leases
+from registry import commits, leases, rollback
 from registry.db import transaction
 from registry.errors import BlobCorrupt, BlobNotFound, LeaseLost, StorageFull
 from registry.failures import JobError
@@ -63,7 +64,8 @@ def _acquire(workplace: Workplace, job_id: str) -> Lease | None:
 def _run_child(
     workplace: Workplace, lease: Lease, heartbeat: Heartbeat, directory: Path
 ) -> Released | Failed | None:
-    invocation = _prepare(workplace, lease, directory)
+    lease, resume_from = _open_head(workplace, lease, directory / "resume")
+    invocation = _prepare(workplace, lease, directory, resume_from)
     recorder = Recorder(workplace, lease, given_up=lambda: heartbeat.lost)
     with child_process.start(invocation) as child:
         logger.info("job %s: child %d, log %s", lease.job_id, child.pid, invocation.log_path)
@@ -107,14 +109,35 @@ def _attempt_directory(workplace: Workplace, lease: Lease) -> Iterator[Path]:
         shutil.rmtree(job_dir, ignore_errors=True)
 
 
-def _prepare(workplace: Workplace, lease: Lease, directory: Path) -> Invocation:
+def _open_head(workplace: Workplace, lease: Lease, directory: Path) -> tuple[Lease, Path | None]:
+    """The checkpoint to resume from as a directory, the newest that is whole.
+
+    Raises:
+        BlobCorrupt, BlobNotFound: none is.
+    """
+    while lease.head_checkpoint_id is not None:
+        try:
+            return lease, materialise(workplace, lease.head_checkpoint_id, directory)
+        except (BlobCorrupt, BlobNotFound) as error:
+            message = str(error)
+            logger.warning("job %s: %s: %s", lease.job_id, lease.head_checkpoint_id, message)
+            shutil.rmtree(directory, ignore_errors=True)
+            earlier = workplace.apply(
+                functools.partial(rollback.reject_head, lease=lease, message=message)
+            )
+            if earlier is None:
+                raise
+            lease = earlier
+    return lease, None
+
+
+def _prepare(
+    workplace: Workplace, lease: Lease, directory: Path, resume_from: Path | None
+) -> Invocation:
     recipe_path = directory / "recipe.json"
     recipe_path.write_text(json.dumps(lease.recipe), encoding="utf-8")
     out_dir = directory / "out"
     out_dir.mkdir()
-    resume_from = None
-    if lease.head_checkpoint_id is not None:
-        resume_from = materialise(workplace, lease.head_checkpoint_id, directory / "resume")
     settings = workplace.settings
     return Invocation(
         command=settings.child_command,

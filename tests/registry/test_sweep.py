@@ -1,6 +1,7 @@
 """The sweeper: what time alone makes due, however often it looks."""
 
 from datetime import timedelta
+from pathlib import Path
 
 import pytest
 from sqlalchemy import func, select
@@ -11,7 +12,8 @@ from registry.db import database_now
 from registry.errors import LeaseLost
 from registry.settings import Settings
 from registry.status import JobStatus
-from registry.sweep import Swept, sweep
+from registry.storage import LocalStore
+from registry.sweep import Swept, resume_stored, sweep
 from registry.tables import OutboxMessage, Worker
 from registry.workers import Identity
 from tests.registry.conftest import MakeJob, take
@@ -115,3 +117,21 @@ def test_what_was_sent_and_answered_long_ago_is_forgotten(
     session.flush()
     later = database_now(session) + timedelta(days=2)
     assert sweep(session, settings, later).purged == 1
+
+
+@pytest.mark.parametrize(("needed", "resumed"), [(0, 2), (1 << 60, 0)])
+def test_jobs_that_ran_out_of_space_go_on_when_there_is_some(
+    session: Session,
+    settings: Settings,
+    make_job: MakeJob,
+    tmp_path: Path,
+    needed: int,
+    resumed: int,
+) -> None:
+    full = [take(session, make_job()) for _ in range(2)]
+    for lease in full:
+        leases.release(session, lease, cause="storage_full", reason="storage_full", pause=True)
+    by_the_user = make_job(JobStatus.PAUSED)
+    generous = settings.model_copy(update={"resume_free_bytes": needed})
+    assert resume_stored(session, LocalStore(tmp_path), generous) == resumed
+    assert by_the_user.status is JobStatus.PAUSED

@@ -255,3 +255,58 @@ def test_a_silent_child_is_killed_and_tried_again(
     runner.run(impatient, job_id)
     runner.run(impatient, job_id)
     assert [a.end_cause for a in attempts(factory, job_id)] == ["stalled", "finished"]
+
+
+def damage(workplace: Workplace, factory: SessionFactory, job_id: str, increment: int) -> None:
+    """Flip a byte of a checkpoint's training state where it is stored."""
+    with reading(factory) as session:
+        row = checkpoints.list_for_job(session, job_id)[increment - 1]
+        file = checkpoints.get_file(session, row.id, "training_state/state.json")
+    path = workplace.store.local_path(file.sha256)
+    assert path is not None
+    content = path.read_bytes()
+    path.write_bytes(bytes([content[0] ^ 1]) + content[1:])
+
+
+def run_until(workplace: Workplace, look: Look, job_id: str, increment: int) -> None:
+    """Work on a job until an increment is committed, then give it back."""
+    thread = in_background(workplace, job_id)
+    wait_for(lambda: look(job_id).increments_done >= increment)
+    workplace.stopping.set()
+    thread.join(20)
+    workplace.stopping.clear()
+    assert look(job_id).status is JobStatus.QUEUED
+
+
+def test_a_damaged_head_falls_back_to_the_checkpoint_before(
+    workplace: Workplace, submit: Submit, look: Look, factory: SessionFactory
+) -> None:
+    job_id = submit(increments=4, step_seconds=0.1)
+    run_until(workplace, look, job_id, increment=2)
+    done = look(job_id).increments_done
+    damage(workplace, factory, job_id, done)
+    runner.run(workplace, job_id)
+    assert look(job_id).status is JobStatus.SUCCEEDED
+    with reading(factory) as session:
+        warnings = [e for e in events.list_after(session, job_id) if e.type == "warning"]
+        line = checkpoints.increments(session, job_id)
+    assert [(w.data["code"], w.data["increment"]) for w in warnings] == [
+        ("checkpoint_corrupt", done)
+    ]
+    assert [i.idx for i in line] == [1, 2, 3, 4]
+    check_history(factory, workplace.store, job_id)
+
+
+def test_a_job_without_a_whole_checkpoint_fails(
+    workplace: Workplace, submit: Submit, look: Look, factory: SessionFactory
+) -> None:
+    job_id = submit(increments=4, step_seconds=0.1)
+    run_until(workplace, look, job_id, increment=2)
+    done = look(job_id).increments_done
+    for increment in (done - 1, done):
+        damage(workplace, factory, job_id, increment)
+    runner.run(workplace, job_id)
+    job = look(job_id)
+    assert job.status is JobStatus.FAILED
+    assert job.error is not None
+    assert job.error["code"] == "checkpoint_corrupt"
