@@ -79,6 +79,17 @@ class StepFinished(_Event):
     domain_weights: dict[str, float] | None = None
 
 
+class MixtureChanged(_Event):
+    """Dynamic batch loading weighted the domains anew, by these held-out losses."""
+
+    type: Literal["mixture_changed"] = "mixture_changed"
+    increment: int
+    step: int
+    num_tokens: int
+    weights: dict[str, float]
+    losses: dict[str, float] = Field(description="Nats per token.")
+
+
 class PruneFinished(_Event):
     """One cut: what it left, before any training."""
 
@@ -154,6 +165,7 @@ Event = Annotated[
     RunStarted
     | PhaseChanged
     | StepFinished
+    | MixtureChanged
     | PruneFinished
     | EvaluationFinished
     | IncrementFinished

@@ -191,6 +191,24 @@ class Domain(Part):
         return parse_data_source(value) if isinstance(value, str) else value
 
 
+class Mixture(Part):
+    """How the domains are mixed while training.
+
+    `static` keeps the domains' weights. `dynamic` (Sheared-LLaMA's dynamic batch loading) gives more
+    to the domains whose held-out loss is furthest above its reference: after each cut, and again
+    every `update_steps` optimizer steps.
+    """
+
+    kind: Literal["static", "dynamic"] = "static"
+    references: dict[str, float] | None = Field(
+        None, description="Loss to reach, by domain, in nats per token. Default: the base model's."
+    )
+    step_size: float = Field(1.0, gt=0, le=100)
+    smoothing: float = Field(1e-4, ge=0, lt=1, description="Share spread evenly over all domains.")
+    max_change: float = Field(0.1, gt=0, le=1, description="Of any one weight, in one update.")
+    update_steps: int = Field(50, gt=0)
+
+
 class Data(Part):
     """The corpus: domains to train on, and text held out to evaluate on.
 
@@ -202,6 +220,7 @@ class Data(Part):
     evaluation: DataSource | None = None
     held_out_fraction: float = Field(0.05, gt=0, le=0.5)
     max_held_out_tokens: int = Field(32_768, gt=0)
+    mixture: Mixture = Mixture()
 
     @field_validator("train", mode="before")
     @classmethod
@@ -222,6 +241,14 @@ class Data(Part):
         if len(set(names)) != len(names):
             raise ValueError("domain names must be distinct")
         return train
+
+    @model_validator(mode="after")
+    def _held_out_by_domain(self) -> Self:
+        if self.mixture.kind == "dynamic" and self.evaluation is not None:
+            raise ValueError(
+                "a dynamic mixture measures text held out of each domain: leave out data.evaluation"
+            )
+        return self
 
 
 # --- method: axes x importance x allocation x schedule x compensation x recovery ---------------------

@@ -13,6 +13,7 @@ from sqlalchemy.orm import Session
 from pruning.events import (
     EvaluationFinished,
     Event,
+    MixtureChanged,
     PhaseChanged,
     PruneFinished,
     RunFailed,
@@ -93,6 +94,8 @@ class Recorder:
                 self._record_phase(event)
             case RunWarning():
                 self._append("warning", _data(event), level="warning")
+            case MixtureChanged():
+                self._append("mixture.changed", _data(event))
             case RunStarted() | PruneFinished() | EvaluationFinished():
                 self._record_finding(event)
 

@@ -53,6 +53,10 @@ class MixtureSampler:
         """Mixture weights by domain name."""
         return {d.name: w for d, w in zip(self._domains, self._weights, strict=True)}
 
+    def reweigh(self, weights: Mapping[str, float]) -> None:
+        """Draw by other weights from the next sequence on; they name every domain and sum to 1."""
+        self._weights = [weights[domain.name] for domain in self._domains]
+
     def num_sequences(self, index: int) -> int:
         """Windows that one pass over a domain gives."""
         return len(self._domains[index].train) // self._sequence_length
@@ -87,10 +91,12 @@ class MixtureSampler:
         return tokens.astype(np.int64)
 
     def state(self) -> dict[str, Any]:
-        """The cursor, as JSON: what each domain has given, and its credit."""
+        """The cursor, as JSON: what each domain has given, its credit and its weight."""
         return {
-            d.name: {"drawn": drawn, "credit": credit}
-            for d, drawn, credit in zip(self._domains, self._drawn, self._credit, strict=True)
+            d.name: {"drawn": drawn, "credit": credit, "weight": weight}
+            for d, drawn, credit, weight in zip(
+                self._domains, self._drawn, self._credit, self._weights, strict=True
+            )
         }
 
     def load_state(self, state: Mapping[str, Any]) -> None:
@@ -108,3 +114,4 @@ class MixtureSampler:
             )
         self._drawn = [int(state[name]["drawn"]) for name in names]
         self._credit = [float(state[name]["credit"]) for name in names]
+        self._weights = [float(state[name]["weight"]) for name in names]

@@ -18,11 +18,15 @@ _BATCH_TOKENS = 4096
 
 @dataclass(frozen=True, kw_only=True)
 class Perplexity:
-    """exp of the mean loss per predicted token; the standard error is taken over windows."""
+    """exp of the mean loss per predicted token; the standard error is taken over windows.
+
+    `stream_losses` holds the mean loss of each stream in nats, None where it has no window.
+    """
 
     value: float
     stderr: float | None
     num_windows: int
+    stream_losses: tuple[float | None, ...]
     protocol: dict[str, str | int | float | bool | None]
 
 
@@ -39,7 +43,8 @@ def evaluate_perplexity(
     A window's first token is not predicted; a stream's last, shorter window counts only where it
     has no other.
     """
-    windows = [w for tokens in held_out for w in _windows(tokens, context_length)]
+    streams = [list(_windows(tokens, context_length)) for tokens in held_out]
+    windows = [window for stream in streams for window in stream]
     means_W, counts_W = _losses(model, windows, precision)
     mean = float(np.average(means_W, weights=counts_W))
     value = math.exp(min(mean, 700.0))  # exp(710) overflows a double.
@@ -47,6 +52,7 @@ def evaluate_perplexity(
         value=value,
         stderr=_stderr(means_W, value),
         num_windows=len(windows),
+        stream_losses=tuple(_stream_losses([len(s) for s in streams], means_W, counts_W)),
         protocol={
             "context_length": context_length,
             "stride": context_length,
@@ -79,6 +85,16 @@ def _losses(
         means += losses_BT.double().mean(dim=1).tolist()
     model.train(was_training)
     return np.array(means), np.array([len(window) - 1 for window in windows])
+
+
+def _stream_losses(
+    num_windows: Sequence[int], means_W: NDArray[np.float64], counts_W: NDArray[np.int64]
+) -> Iterator[float | None]:
+    start = 0
+    for num in num_windows:
+        part = slice(start, start + num)
+        yield float(np.average(means_W[part], weights=counts_W[part])) if num else None
+        start += num
 
 
 def _batches(windows: list[NDArray[np.int64]]) -> Iterator[Tensor]:

@@ -10,7 +10,6 @@ from pruning.allocation.debt import Debt
 from pruning.checkpoint import Saved, save_checkpoint
 from pruning.data.calibration import calibration_batches
 from pruning.errors import TargetUnreachable
-from pruning.evaluation.perplexity import evaluate_perplexity
 from pruning.evaluation.speed import measure_speed
 from pruning.events import (
     EvaluationStage,
@@ -23,6 +22,7 @@ from pruning.events import (
 from pruning.importance.measure import measure_importance
 from pruning.manifest import Manifest, Measurement
 from pruning.methods.increments import Increment
+from pruning.methods.mixing import measure_held_out, record_domain_losses, update_mixture
 from pruning.methods.run import Run
 from pruning.models.distillation import frozen_copy
 from pruning.models.geometry import count_parameters, layer_widths
@@ -125,19 +125,18 @@ def calibrate(run: Run, increment: Increment) -> Scores:
 def recover(run: Run, increment: Increment) -> None:
     """Train up to the step where the increment ends."""
     _enter(run, "training", increment.number)
-    run.loop.train(increment.until_step, increment=increment.number)
+
+    def after_step() -> None:
+        if run.loop.progress.step % run.recipe.data.mixture.update_steps == 0:
+            update_mixture(run, increment.number)
+
+    run.loop.train(increment.until_step, increment=increment.number, after_step=after_step)
 
 
 def evaluate(run: Run, stage: EvaluationStage, increment: int) -> None:
-    """Held-out perplexity of the model as it stands."""
+    """Held-out perplexity of the model as it stands; after a cut the mixture follows it."""
     _enter(run, "evaluating", increment)
-    result = evaluate_perplexity(
-        run.model,
-        run.corpus.held_out,
-        context_length=run.recipe.evaluation.context_length,
-        precision=run.recipe.recovery.precision,
-        data_fingerprint=run.corpus.fingerprint,
-    )
+    result = measure_held_out(run)
     run.record(
         Measurement(
             stage=stage,
@@ -150,6 +149,9 @@ def evaluate(run: Run, stage: EvaluationStage, increment: int) -> None:
             protocol=result.protocol,
         )
     )
+    record_domain_losses(run, result, stage, increment)
+    if stage == "pruned":
+        update_mixture(run, increment, result)
 
 
 def publish(run: Run, increment: Increment) -> None:

@@ -5,6 +5,7 @@ B sequences of an optimizer step, M of them at a time, T tokens.
 
 import math
 import time
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import torch
@@ -58,8 +59,10 @@ class TrainingLoop:
         """Tokens that one optimizer step sees."""
         return self.batch_sequences * self.recovery.sequence_length
 
-    def train(self, until_step: int, *, increment: int) -> None:
-        """Train until `until_step` optimizer steps are done in all.
+    def train(
+        self, until_step: int, *, increment: int, after_step: Callable[[], None] = lambda: None
+    ) -> None:
+        """Train until `until_step` optimizer steps are done in all, calling `after_step` each time.
 
         A non-finite loss or gradient is noticed before it reaches the weights: training goes back
         to the last good state with half the learning rate.
@@ -77,6 +80,7 @@ class TrainingLoop:
                 continue
             learning_rate = self._update()
             self._report(increment, loss, grad_norm, learning_rate, time.perf_counter() - started)
+            after_step()
             if self.progress.step % _SNAPSHOT_STEPS == 0:
                 good = self._snapshot()
 

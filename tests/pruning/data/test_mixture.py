@@ -67,3 +67,20 @@ def test_a_cursor_of_other_domains_is_refused() -> None:
 def test_too_little_text_is_refused() -> None:
     with pytest.raises(InvalidData, match="no domain holds 10 training tokens"):
         MixtureSampler([make_domain("a", 9, 1.0)], sequence_length=10, seed=0)
+
+
+def test_new_weights_hold_from_the_next_sequence_on() -> None:
+    sampler = make_sampler()
+    sampler.next_batch(20)
+    sampler.reweigh({"a": 0.25, "b": 0.75})
+    batch, _ = sampler.next_batch(20)
+    assert int((batch[:, 0] >= 10_000).sum()) == pytest.approx(15, abs=1)
+
+
+def test_a_resumed_sampler_keeps_its_new_weights() -> None:
+    whole, resumed = make_sampler(), make_sampler()
+    whole.reweigh({"a": 0.25, "b": 0.75})
+    whole.next_batch(13)
+    resumed.load_state(json.loads(json.dumps(whole.state())))
+    assert resumed.weights == {"a": 0.25, "b": 0.75}
+    assert torch.equal(resumed.next_batch(50)[0], whole.next_batch(50)[0])
