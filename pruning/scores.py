@@ -1,6 +1,7 @@
 """What calibration measured: the only thing importance hands to allocation."""
 
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 
 import torch
 
@@ -21,6 +22,9 @@ class LayerScores:
     query_heads: torch.Tensor
     attention_importance: float
     mlp_importance: float
+    deviations: Mapping[Axis, float] = field(default_factory=dict)
+    """What FLAP's z-scores divide by, where not the deviation of the groups' importance: that of
+    the channels whose importance a group sums up, on the scale of the group."""
 
     def block_importance(self, axis: Axis) -> float:
         """`layer_importance` of the block that `axis` thins out."""
