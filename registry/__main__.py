@@ -6,6 +6,7 @@ import signal
 import threading
 import time
 from dataclasses import asdict
+from pathlib import Path
 from typing import Annotated
 
 import typer
@@ -13,9 +14,9 @@ from celery import Celery
 from sqlalchemy import Engine
 from sqlalchemy.exc import DBAPIError
 
-from registry import api_keys, garbage, outbox
+from registry import api_keys, backup, fsck, garbage, outbox
 from registry.db import SessionFactory, create_engine, session_factory, transaction
-from registry.errors import StorageError
+from registry.errors import RegistryError, StorageError
 from registry.migrate import migrate
 from registry.queue import celery_app, publisher
 from registry.settings import Settings
@@ -74,6 +75,62 @@ def collect_command() -> None:
     dropped = garbage.collect(factory, store)
     orphaned = garbage.collect_orphans(factory, store, settings)
     typer.echo(json.dumps({"dropped": asdict(dropped), "orphaned": asdict(orphaned)}))
+
+
+@app.command("fsck")
+def check_command() -> None:
+    """Hash everything that is stored; report in JSON, exit with 1 if data is lost."""
+    settings = Settings()
+    report = fsck.check(session_factory(create_engine(settings)), _store(settings))
+    _say_report(report)
+
+
+@app.command("backup")
+def backup_command(
+    directory: Annotated[Path, typer.Argument(help="New or empty.")],
+    blobs: Annotated[bool, typer.Option(help="Copy the artifacts too.")] = True,
+) -> None:
+    """Write a backup of database and artifacts; the service may run."""
+    settings = Settings()
+    try:
+        manifest = backup.backup(settings, _store(settings), directory, with_blobs=blobs)
+    except RegistryError as error:
+        raise _refused(error) from error
+    _say_backup(manifest)
+
+
+@app.command("restore")
+def restore_command(
+    directory: Annotated[Path, typer.Argument(help="What `backup` wrote.")],
+    verify: Annotated[bool, typer.Option("--verify", help="Check everything afterwards.")] = False,
+) -> None:
+    """Fill an empty database and the artifact store from a backup."""
+    settings = Settings()
+    store = _store(settings)
+    try:
+        manifest = backup.restore(settings, store, directory)
+    except RegistryError as error:
+        raise _refused(error) from error
+    _say_backup(manifest)
+    if verify:
+        _say_report(fsck.check(session_factory(create_engine(settings)), store))
+
+
+def _refused(error: RegistryError) -> typer.Exit:
+    typer.echo(error.message, err=True)
+    return typer.Exit(1)
+
+
+def _say_backup(manifest: backup.BackupManifest) -> None:
+    rows = {dump.name: dump.num_rows for dump in manifest.tables}
+    blobs = {"blobs": len(manifest.blobs), "bytes": sum(manifest.blobs.values())}
+    typer.echo(json.dumps({"revision": manifest.revision, "rows": rows, **blobs}))
+
+
+def _say_report(report: fsck.Report) -> None:
+    typer.echo(json.dumps({"sound": report.is_sound, **asdict(report)}))
+    if not report.is_sound:
+        raise typer.Exit(1)
 
 
 def _store(settings: Settings) -> ArtifactStore:

@@ -11,6 +11,7 @@ RegistryError
 ├── IdempotencyConflict    the key cannot be used for this request
 │   ├── IdempotencyKeyReused   same key, other request
 │   └── IdempotencyInProgress  same request, not answered yet
+├── BackupRefused          it would overwrite something, or is not whole
 └── StorageError
     ├── BlobNotFound
     ├── BlobCorrupt        the bytes do not hash to their name
@@ -84,6 +85,10 @@ class IdempotencyKeyReused(IdempotencyConflict):
 
 class IdempotencyInProgress(IdempotencyConflict):
     code = "idempotency_in_progress"
+
+
+class BackupRefused(RegistryError):
+    code = "backup_refused"
 
 
 class StorageError(RegistryError):

@@ -26,6 +26,19 @@ def migrate(settings: Settings, revision: str = "head") -> None:
     command.upgrade(alembic_config(settings), revision)
 
 
+def current_revision(engine: Engine) -> str:
+    """The revision that the database is at.
+
+    Raises:
+        ValueError: it was never migrated.
+    """
+    with engine.connect() as connection:
+        revision = MigrationContext.configure(connection).get_current_revision()
+    if revision is None:
+        raise ValueError("the database was never migrated")
+    return revision
+
+
 def is_at_head(settings: Settings, engine: Engine) -> bool:
     """Whether the database has the schema that this code was written for."""
     script = ScriptDirectory.from_config(alembic_config(settings))
