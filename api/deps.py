@@ -5,13 +5,14 @@ from dataclasses import dataclass
 from datetime import timedelta
 from typing import Annotated
 
-from fastapi import Depends, Request, Security
+from fastapi import Depends, Query, Request, Security
 from fastapi.security import HTTPAuthorizationCredentials, HTTPBearer, SecurityScopes
 from sqlalchemy.orm import Session
 
 from api.errors import Problem
 from api.model_configs import ModelConfigs
 from api.sessions import SESSION_COOKIE, SessionSigner
+from api.signed_urls import verify_download
 from registry import api_keys
 from registry.db import SessionFactory, database_now, reading, transaction
 from registry.settings import Settings
@@ -138,14 +139,38 @@ def signed_in(request: Request, cookie: str) -> Principal | None:
     """The principal of a session cookie, while its API key is valid."""
     signer: SessionSigner = request.app.state.signer
     key_id = signer.key_id_of(cookie)
-    if key_id is None:
-        return None
+    return None if key_id is None else _by_key_id(request, key_id)
+
+
+def _by_key_id(request: Request, key_id: str) -> Principal | None:
     with reading(request.app.state.sessions) as session:
         key = session.get(ApiKey, key_id)
         if key is None or key.revoked_at is not None:
             return None
         over = key.expires_at is not None and key.expires_at <= database_now(session)
         return None if over else _principal_of(key)
+
+
+def downloader(
+    request: Request,
+    needed: SecurityScopes,
+    bearer: Annotated[HTTPAuthorizationCredentials | None, Depends(_bearer)],
+    signature: Annotated[
+        str | None, Query(description="Instead of an API key, as `…/download-url` has made it.")
+    ] = None,
+) -> Principal:
+    """Who downloads: by API key, session, or the signature of a URL.
+
+    Raises:
+        Problem: 403 when the signature is not of this URL, or over.
+    """
+    if signature is None:
+        return principal(request, needed, bearer)
+    signer: SessionSigner = request.app.state.signer
+    who = _by_key_id(request, verify_download(signer, request.url, signature))
+    if who is None or not all(map(who.may, needed.scopes)):
+        raise Problem("invalid_signature", "The API key that signed this URL is not valid now.")
+    return who
 
 
 def _principal_of(key: ApiKey) -> Principal:
@@ -156,3 +181,4 @@ JobsReader = Annotated[Principal, Security(principal, scopes=["jobs:read"])]
 JobsWriter = Annotated[Principal, Security(principal, scopes=["jobs:write"])]
 JobsDeleter = Annotated[Principal, Security(principal, scopes=["jobs:delete"])]
 CheckpointReader = Annotated[Principal, Security(principal, scopes=["ckpt:read"])]
+Downloader = Annotated[Principal, Security(downloader, scopes=["ckpt:read"])]

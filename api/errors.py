@@ -29,6 +29,8 @@ TITLES: Mapping[str, tuple[int, str]] = {
     "invalid_key": (401, "The API key is not valid"),
     "expired_key": (401, "The API key has expired"),
     "insufficient_scope": (403, "The API key may not do this"),
+    "invalid_signature": (403, "The signed URL is not valid"),
+    "expired_signature": (403, "The signed URL has expired"),
     "csrf_failed": (403, "The form was not sent from this page"),
     "not_found": (404, "Not found"),
     "method_not_allowed": (405, "Method not allowed"),

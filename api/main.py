@@ -19,6 +19,7 @@ from api.openapi import install_openapi
 from api.queries import only_known_query
 from api.routes import checkpoints, estimates, health, jobs, progress
 from api.schemas.base import ProblemRead
+from api.schemas.checkpoints import DownloadUrlRequest
 from api.schemas.jobs import JobCreate, PauseRequest
 from api.sessions import load_signer
 from api.settings import ApiSettings
@@ -56,7 +57,7 @@ def create_app(
     app.add_middleware(ResponseHeaders)
     install_error_handlers(app)
     app.add_exception_handler(pages.SignInNeeded, pages.redirect_to_sign_in)
-    install_openapi(app, models=(JobCreate, PauseRequest, ProblemRead))
+    install_openapi(app, models=(DownloadUrlRequest, JobCreate, PauseRequest, ProblemRead))
     return app
 
 

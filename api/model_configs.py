@@ -8,8 +8,6 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import httpx
-
 from pruning.errors import InvalidModel, ModelNotFound
 from pruning.recipe import HubModel, ModelSource, PathModel
 from registry.settings import Settings
@@ -120,7 +118,7 @@ def fetch_config(model: HubModel, *, seconds: float, endpoint: str | None) -> Mo
         raise ModelNotFound(message, param="model.id") from error
     except hub.RemoteEntryNotFoundError as error:
         raise InvalidModel(f"{model.id}: has no config.json", param="model.id") from error
-    except (OSError, hub.HfHubHTTPError, httpx.HTTPError):
+    except (OSError, hub.HTTPError):  # type: ignore[attr-defined]  # Base of what its client raises.
         return None
     return ModelConfig(values=read_config(path), revision=path.parent.name)
 

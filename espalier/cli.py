@@ -303,6 +303,23 @@ def download(
         typer.echo(f"{len(wanted)} files of {checkpoint.id} in {directory}, every sha256 right")
 
 
+@app.command()
+def link(
+    source: Annotated[str, typer.Argument(help="A checkpoint, or a job for its latest one.")],
+    path: Annotated[str | None, typer.Option(help="One file; all by default.")] = None,
+    expires: Annotated[int, typer.Option(min=1, max=604_800, help="Seconds.")] = 3600,
+    as_json: AsJson = False,
+) -> None:
+    """Print a URL that downloads a checkpoint without a key, for a while."""
+    with Client() as client:
+        checkpoint = _find_checkpoint(client, source)
+        found = client.download_url(checkpoint.id, path, expires_in_seconds=expires)
+    if as_json:
+        _print_json(found)
+    else:
+        typer.echo(found.url)
+
+
 def _find_checkpoint(client: Client, source: str) -> Checkpoint:
     if not source.startswith("job_"):
         return client.get_checkpoint(source)

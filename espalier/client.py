@@ -17,6 +17,7 @@ from espalier.resources import (
     Checkpoint,
     CheckpointFile,
     CheckpointPage,
+    DownloadUrl,
     Estimate,
     Evaluation,
     EvaluationPage,
@@ -221,6 +222,15 @@ class Client:
             url = f"/v1/checkpoints/{checkpoint_id}/files/{file.path}"
             download_file(self._http, url, file, directory, on_bytes)
         return files
+
+    def download_url(
+        self, checkpoint_id: str, path: str | None = None, *, expires_in_seconds: int = 3600
+    ) -> DownloadUrl:
+        """A URL that downloads a file, or by default the archive, without a key for a while."""
+        body = {"path": path, "expires_in_s": expires_in_seconds}
+        response = self._request("POST", f"/v1/checkpoints/{checkpoint_id}/download-url", json=body)
+        found = DownloadUrl.model_validate_json(response.content)
+        return found.model_copy(update={"url": self.connection.url + found.url})
 
     def _request(
         self,

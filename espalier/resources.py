@@ -188,6 +188,15 @@ class FilePage(Resource):
     data: tuple[CheckpointFile, ...]
 
 
+class DownloadUrl(Resource):
+    """A URL that needs no key until `expires_at`; an archive has no digest of its own."""
+
+    url: str
+    expires_at: datetime
+    size: int
+    sha256: str | None = None
+
+
 class Evaluation(Resource):
     """One measured number; `stage` is base, pruned (cut and untrained) or recovered."""
 

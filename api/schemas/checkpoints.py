@@ -2,7 +2,7 @@
 
 from typing import Literal
 
-from pydantic import Field, JsonValue
+from pydantic import BaseModel, ConfigDict, Field, JsonValue
 
 from api.schemas.base import Read, Timestamp
 from pruning.events import LayerWidths
@@ -96,3 +96,27 @@ class FileList(Read):
     object: Literal["list"] = Field("list", description="Always `list`.")
     data: list[FileRead] = Field(description="The files, by path.")
     has_more: Literal[False] = Field(False, description="The list is whole.")
+
+
+class DownloadUrlRequest(BaseModel):
+    """What to sign a URL for."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    path: str | None = Field(
+        None, max_length=512, description="A file of the checkpoint. Default: the archive."
+    )
+    training_state: bool = Field(
+        False, description="Whether the archive holds what resuming the run would need."
+    )
+    expires_in_s: int = Field(3600, ge=1, le=604_800, description="Seconds it can be used for.")
+
+
+class DownloadUrlRead(Read):
+    """A URL that needs no key."""
+
+    object: Literal["download_url"] = Field("download_url", description="The kind.")
+    url: str = Field(description="Path and query, relative to the server.")
+    expires_at: Timestamp = Field(description="When it stops working.")
+    size: int = Field(description="Bytes of what it downloads.")
+    sha256: str | None = Field(description="Digest of the file; null for an archive.")
