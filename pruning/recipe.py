@@ -254,8 +254,9 @@ class Data(Part):
 # --- method: axes x importance x allocation x schedule x compensation x recovery ---------------------
 
 Axis = Literal["intermediate", "kv_group", "query_head"]
-ImportanceKind = Literal["magnitude", "taylor"]
-AllocationKind = Literal["uniform", "layer_adaptive"]
+ImportanceKind = Literal["magnitude", "taylor", "fluctuation", "wanda", "activation", "random"]
+TaylorOrder = Literal["first", "second", "mix"]
+AllocationKind = Literal["uniform", "layer_adaptive", "global_zscore"]
 Layout = Literal["per_layer", "uniform"]
 Compensation = Literal["none"]
 MethodName = Literal["adapt_pruner"]
@@ -273,6 +274,7 @@ class Importance(Part):
     """How groups and layers are scored; higher means keep."""
 
     kind: ImportanceKind = "taylor"
+    taylor_order: TaylorOrder = "first"
     calibration: Calibration = Calibration()
 
 
