@@ -125,7 +125,7 @@ class _State:
         blocks_NEE = blocks_NENE.diagonal(dim1=0, dim2=2).permute(2, 0, 1)
         weight_NEO = self.weight.T.reshape(num_groups, size, -1)
         sensitivity_NEO = self.sensitivity.T.reshape(num_groups, size, -1)
-        solved_NEO = torch.linalg.solve(blocks_NEE, weight_NEO)
+        solved_NEO = torch.cholesky_solve(weight_NEO, torch.linalg.cholesky(blocks_NEE))
         costs: Tensor = (solved_NEO * sensitivity_NEO).sum(dim=(1, 2)) / 2
         return costs
 

@@ -6,6 +6,15 @@ from typing import Any
 PRESETS: Mapping[str, Mapping[str, Any]] = {
     # Adapt-Pruner (arXiv 2502.03460): Taylor importance inside a layer, layer input/output similarity
     # between layers, many small cuts with training between them, one warm-up/stable/decay schedule.
+    # Structured optimal brain surgery in one currency (docs/method.md): K-FAC Fisher costs after
+    # repair, the same marginal cost everywhere, least-squares repair at each cut.
+    "espalier": {
+        "axes": ("intermediate", "kv_group"),
+        "importance": {"kind": "fisher"},
+        "allocation": {"kind": "equal_marginal"},
+        "compensation": "least_squares",
+        "recovery": {"kind": "full", "learning_rate": {"kind": "wsd"}},
+    },
     "adapt_pruner": {
         "axes": ("intermediate", "kv_group"),
         "importance": {"kind": "taylor"},

@@ -254,12 +254,20 @@ class Data(Part):
 # --- method: axes x importance x allocation x schedule x compensation x recovery ---------------------
 
 Axis = Literal["intermediate", "kv_group", "query_head"]
-ImportanceKind = Literal["magnitude", "taylor", "fluctuation", "wanda", "activation", "random"]
+ImportanceKind = Literal[
+    "magnitude",
+    "taylor",
+    "fisher",
+    "fluctuation",
+    "wanda",
+    "activation",
+    "random",
+]
 TaylorOrder = Literal["first", "second", "mix"]
-AllocationKind = Literal["uniform", "layer_adaptive", "global_zscore"]
+AllocationKind = Literal["uniform", "layer_adaptive", "equal_marginal", "global_zscore"]
 Layout = Literal["per_layer", "uniform"]
-Compensation = Literal["none"]
-MethodName = Literal["adapt_pruner"]
+Compensation = Literal["none", "least_squares"]
+MethodName = Literal["adapt_pruner", "espalier"]
 
 
 class Calibration(Part):
@@ -276,6 +284,12 @@ class Importance(Part):
     kind: ImportanceKind = "taylor"
     taylor_order: TaylorOrder = "first"
     calibration: Calibration = Calibration()
+    num_gradient_samples: int | None = Field(
+        None, gt=0, description="`fisher`: samples that also go backward. Default: all."
+    )
+    ridge: float = Field(
+        0.01, gt=0, lt=1, description="Damping of input moments, as a share of their mean."
+    )
 
 
 class Constraints(Part):

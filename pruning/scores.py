@@ -8,13 +8,25 @@ import torch
 from pruning.recipe import Axis
 
 
+@dataclass(frozen=True)
+class Removal:
+    """The order in which a block's groups are best removed, where their importance is not enough.
+
+    `order` [N] lists all groups, the first to go first; `costs` [N] follows it: what each costs
+    once those before it are gone, infinite for those that cannot go.
+    """
+
+    order: torch.Tensor
+    costs: torch.Tensor
+
+
 @dataclass(frozen=True, kw_only=True)
 class LayerScores:
     """Importance of one decoder layer's groups, and of its two blocks; higher means keep.
 
     Groups are counted in the model as it was measured: `intermediate` [F], `kv_groups` [K] and
     `query_heads` [K, R] (R in each KV group), fp32 on the CPU. A block's importance is the mean
-    over tokens of 1 - cos(residual stream in, out).
+    over tokens of 1 - cos(residual stream in, out), or what losing all of it costs.
     """
 
     intermediate: torch.Tensor
@@ -25,6 +37,7 @@ class LayerScores:
     deviations: Mapping[Axis, float] = field(default_factory=dict)
     """What FLAP's z-scores divide by, where not the deviation of the groups' importance: that of
     the channels whose importance a group sums up, on the scale of the group."""
+    removals: Mapping[Axis, Removal] = field(default_factory=dict)
 
     def block_importance(self, axis: Axis) -> float:
         """`layer_importance` of the block that `axis` thins out."""

@@ -77,6 +77,21 @@ def apply_mask(model: PreTrainedModel, plan: PruningPlan, *, previous: PruningPl
         parameter.mul_(keep if dim == parameter.dim() - 1 else keep[:, None])
 
 
+def kept_inputs(
+    model: PreTrainedModel, plan: PruningPlan, *, previous: PruningPlan
+) -> dict[nn.Parameter, torch.Tensor]:
+    """Of every weight [out, in] that `apply_plan` would take inputs from, the columns that stay.
+
+    Raises:
+        InvalidPlan: as for `apply_plan`.
+    """
+    return {
+        cut.tensor.parameter: cut.indices()
+        for cut in _cuts(model, plan, previous)
+        if cut.tensor.dim == 1
+    }
+
+
 def write_widths(
     config: PretrainedConfig, widths: tuple[LayerWidths, ...], *, head_dim: int
 ) -> None:

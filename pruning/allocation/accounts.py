@@ -153,7 +153,7 @@ def _layer_after(
 def _ranked(
     index: int, axis: Axis, layer: LayerPlan, scores: LayerScores, geometry: Geometry
 ) -> tuple[_Kept, tuple[float, ...]]:
-    """What a layer keeps of an axis, least important first, and the importance of each."""
+    """What a layer keeps of an axis, the first to go first, and the importance of each."""
     if axis == "query_head":
         heads = geometry.kept_query_heads(index, layer)
         _check_scores(index, axis, scores.query_heads.shape, (len(heads), len(heads[0])))
@@ -167,6 +167,10 @@ def _ranked(
     groups = layer.intermediate if axis == "intermediate" else layer.kv_groups
     importance = scores.intermediate if axis == "intermediate" else scores.kv_groups
     _check_scores(index, axis, importance.shape, (len(groups),))
+    removal = scores.removals.get(axis)
+    if removal is not None:
+        kept_in_order = tuple((groups[i],) for i in removal.order.tolist())
+        return kept_in_order, tuple(removal.costs.tolist())
     order = _ascending(importance)
     return tuple((groups[i],) for i in order), tuple(importance[order].tolist())
 

@@ -2,6 +2,7 @@
 
 from pruning.allocation.accounts import Account, num_removable, open_accounts, plan_after
 from pruning.allocation.debt import Debt, LayerDebt
+from pruning.allocation.equal_marginal import cheapest_same_widths, cheapest_widths
 from pruning.allocation.per_layer import open_ledgers, pay_down, settle
 from pruning.allocation.rates import AXIS_RATES, layer_adaptive_rates
 from pruning.allocation.same_width import SharedAccount, same_widths, share
@@ -41,6 +42,9 @@ def allocate(
     owed = _opening(accounts) if debt is None else _carried(accounts, debt)
     if excess <= 0 and not any(account.due for account in accounts):
         return plan, _debt(owed, len(plan.layers))
+    if allocation.kind == "equal_marginal":
+        widths = _pay_cheapest(accounts, excess, allocation, len(plan.layers))
+        return plan_after(plan, accounts, widths), Debt.none(len(plan.layers))
     rates = _rates(accounts, scores, allocation)
     if allocation.layout == "uniform":
         shared = share(accounts, rates, len(plan.layers))
@@ -81,6 +85,24 @@ def _rates(accounts: list[Account], scores: Scores, allocation: Allocation) -> l
     return [rates[account.layer, account.axis] for account in accounts]
 
 
+def _pay_cheapest(
+    accounts: list[Account], excess: int, allocation: Allocation, num_layers: int
+) -> dict[tuple[int, Axis], int]:
+    if allocation.layout == "per_layer":
+        return cheapest_widths(accounts, excess)
+    shared = share(accounts, [1.0] * len(accounts), num_layers)
+    common = cheapest_same_widths(shared, excess)
+    if common is None:
+        raise _no_common_width(excess)
+    return {(account.layer, account.axis): common[account.axis] for account in accounts}
+
+
+def _no_common_width(excess: int) -> TargetUnreachable:
+    return TargetUnreachable(
+        f"no common width removes {excess:,} parameters", param="allocation.layout"
+    )
+
+
 def _pay_apart(
     accounts: list[Account], rates: list[float], excess: int, owed: Owed
 ) -> tuple[dict[tuple[int, Axis], int], Owed]:
@@ -100,9 +122,7 @@ def _pay_together(
     }
     widths = same_widths(shared, excess=excess, owed=owed_by_axis)
     if widths is None:
-        raise TargetUnreachable(
-            f"no common width removes {excess:,} parameters", param="allocation.layout"
-        )
+        raise _no_common_width(excess)
     removed = sum(part.cost_to(widths[part.axis]) for part in shared)
     sparsity = removed / sum(part.allotment for part in shared)
     rates = {part.axis: part.rate for part in shared}

@@ -17,6 +17,8 @@ class Ledger:
     num_steps_taken: int = 0
     partner: "Ledger | None" = None
     """The ledger of the layer's KV groups, or of their query heads, whose parameters it shares."""
+    marginals: tuple[float, ...] = ()
+    """Cost per parameter of each step, where that alone decides when it comes due."""
 
     @property
     def width(self) -> int:
@@ -57,6 +59,9 @@ class Ledger:
     def turn(self) -> tuple[float, float, int, str]:
         """Sort key of the next step: the mean sparsity at which it comes due, then its loss."""
         assert self.next_width is not None
+        if self.marginals:
+            marginal = self.marginals[self.num_steps_taken]
+            return (marginal, 0.0, self.account.layer, self.account.axis)
         density = self.account.density(self.width, self.next_width)
         owed = self.account.cost_to(self.next_width) - self.debt
         sparsity = owed / self.allotment if self.allotment > 0 else float("inf")

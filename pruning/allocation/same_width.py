@@ -78,11 +78,11 @@ def _complete(
     part = shared[len(chosen)]
     if part is shared[-1]:
         trials = ({**chosen, part.axis: width} for width in part.options())
-        return next((trial for trial in trials if _removed(shared, trial) >= excess), None)
+        return next((trial for trial in trials if removed_together(shared, trial) >= excess), None)
 
     def preference(width: int) -> tuple[bool, float]:
         # What removes more than asked for leaves the finer axes nothing to close the gap with.
-        too_much = _removed(shared, {**chosen, part.axis: width}) > excess
+        too_much = removed_together(shared, {**chosen, part.axis: width}) > excess
         return too_much, abs(part.cost_to(width) - wanted[part.axis])
 
     for width in sorted(part.options(), key=preference):
@@ -92,6 +92,7 @@ def _complete(
     return None
 
 
-def _removed(shared: list[SharedAccount], widths: dict[Axis, int]) -> int:
+def removed_together(shared: list[SharedAccount], widths: dict[Axis, int]) -> int:
+    """Parameters that go with the axes at `widths`, in all layers."""
     accounts = [account for part in shared if part.axis in widths for account in part.accounts]
     return num_removed(accounts, {(a.layer, a.axis): widths[a.axis] for a in accounts})

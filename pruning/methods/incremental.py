@@ -3,12 +3,11 @@
 from datetime import UTC, datetime
 
 import torch
-from torch import Tensor
 
 from pruning.allocation.allocate import allocate
 from pruning.allocation.debt import Debt
 from pruning.checkpoint import Saved, save_checkpoint
-from pruning.data.calibration import calibration_batches
+from pruning.compensation import refit_outputs
 from pruning.errors import TargetUnreachable
 from pruning.evaluation.speed import measure_speed
 from pruning.events import (
@@ -19,14 +18,14 @@ from pruning.events import (
     PhaseChanged,
     PruneFinished,
 )
-from pruning.importance.measure import measure_importance
 from pruning.manifest import Manifest, Measurement
+from pruning.methods.calibrate import calibrate
 from pruning.methods.increments import Increment
 from pruning.methods.mixing import measure_held_out, record_domain_losses, update_mixture
 from pruning.methods.run import Run
 from pruning.models.distillation import frozen_copy
 from pruning.models.geometry import count_parameters, layer_widths
-from pruning.models.loss import autocast, product_dtype
+from pruning.models.loss import product_dtype
 from pruning.plan import PruningPlan
 from pruning.scores import Scores
 from pruning.surgery import apply_plan
@@ -60,14 +59,23 @@ def evaluate_base(run: Run) -> None:
 
 def cut(run: Run, increment: Increment) -> None:
     """Score the groups on fresh text, decide what goes, and cut model and optimizer."""
-    scores = calibrate(run, increment)
+    _enter(run, "calibrating", increment.number)
+    findings = calibrate(run, increment.number)
     _enter(run, "pruning", increment.number)
     num_parameters_before = count_parameters(run.model)
     if run.debt is None:
         # Before the first cut, so that a target out of reach is refused now and not hours later.
-        decide(run, scores, run.target_num_parameters)
-    plan, run.debt = decide(run, scores, increment.target_num_parameters)
+        decide(run, findings.scores, run.target_num_parameters)
+    plan, run.debt = decide(run, findings.scores, increment.target_num_parameters)
     _keep_teacher(run)
+    if run.recipe.compensation == "least_squares":
+        refit_outputs(
+            run.model,
+            plan,
+            previous=run.plan,
+            inputs=findings.inputs,
+            ridge=run.recipe.importance.ridge,
+        )
     apply_plan(run.model, plan, previous=run.plan, optimizer=run.loop.optimizer)
     run.plan = plan
     run.emit(
@@ -105,21 +113,6 @@ def decide(run: Run, scores: Scores, target_num_parameters: int) -> tuple[Prunin
         axes=run.recipe.axes,
         debt=run.debt,
     )
-
-
-def calibrate(run: Run, increment: Increment) -> Scores:
-    """Importance of every group, on text drawn anew for this increment."""
-    _enter(run, "calibrating", increment.number)
-    importance = run.recipe.importance
-    batches = calibration_batches(
-        run.corpus.domains,
-        importance.calibration,
-        seed=run.recipe.seed,
-        increment=increment.number,
-    )
-    on_device: list[Tensor] = [batch.to(run.device) for batch in batches]
-    with autocast(run.device, run.recipe.recovery.precision):
-        return measure_importance(run.model, on_device, importance)
 
 
 def recover(run: Run, increment: Increment) -> None:

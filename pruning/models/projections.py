@@ -13,17 +13,17 @@ BlockKey = tuple[int, Axis]
 """A block of a model: the layer, and the coarsest axis that thins it out."""
 
 
+def output_projection(adapter: Adapter, layer: nn.Module, axis: Axis) -> GroupedTensor:
+    """The weight [out, in] of `layer` that loses inputs along `axis`; the others lose outputs."""
+    (found,) = (tensor for tensor in adapter.tensors(layer, axis) if tensor.dim == 1)
+    return found
+
+
 def output_projections(model: PreTrainedModel) -> dict[BlockKey, GroupedTensor]:
-    """The weight [out, in] of every block's output projection, grouped along its inputs."""
+    """The output projection of every block of a model."""
     adapter = adapter_for(model.config)
     return {
-        (index, axis): _output_projection(adapter, layer, axis)
+        (index, axis): output_projection(adapter, layer, axis)
         for index, layer in enumerate(adapter.layers(model))
         for axis in BLOCK_AXES
     }
-
-
-def _output_projection(adapter: Adapter, layer: nn.Module, axis: Axis) -> GroupedTensor:
-    # What loses inputs along the axis on which the other members lose outputs.
-    (found,) = (tensor for tensor in adapter.tensors(layer, axis) if tensor.dim == 1)
-    return found
