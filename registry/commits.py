@@ -8,7 +8,7 @@ from typing import Any
 from sqlalchemy import select, update
 from sqlalchemy.orm import Session
 
-from pruning.events import EvaluationFinished, PruneFinished, RunStarted, StepFinished
+from pruning.events import EvaluationFinished, Outcome, PruneFinished, RunStarted, StepFinished
 from pruning.manifest import TRAINING_STATE, Manifest, Measurement
 from registry import events, jobs, metrics, retention
 from registry.column_types import finite
@@ -16,7 +16,7 @@ from registry.db import database_now, insert_unless_exists
 from registry.errors import BlobNotFound, CommitConflict
 from registry.failures import Backoff, JobError, record_failure
 from registry.ids import new_id
-from registry.leases import Lease, end_attempt, guard, held_seconds
+from registry.leases import Lease, end_attempt, guard, held_seconds, release
 from registry.status import JobStatus
 from registry.tables import Blob, Checkpoint, CheckpointFile, Evaluation, Increment, Job
 
@@ -177,7 +177,7 @@ def commit_increment(
     _advance(session, job, lease, manifest, checkpoint)
     events.append(session, job, "checkpoint.created", _checkpoint_data(checkpoint))
     if manifest.final:
-        _succeed(session, job, manifest, checkpoint)
+        _succeed(session, job, checkpoint, manifest.outcome)
     retention.apply(session, job)
     return checkpoint
 
@@ -314,17 +314,41 @@ def _checkpoint_data(checkpoint: Checkpoint) -> dict[str, Any]:
 # --- ends -----------------------------------------------------------------------------------------
 
 
-def _succeed(session: Session, job: Job, manifest: Manifest, checkpoint: Checkpoint) -> None:
+def finish(session: Session, lease: Lease, outcome: Outcome, *, increment: int) -> JobStatus:
+    """End a job short of its target: what it committed last, after `increment`, is its result.
+
+    Raises:
+        LeaseLost: it is not this lease's job any more.
+        CommitConflict: the job does not stand right after this increment, or has no checkpoint.
+    """
+    job = guard(session, lease)
+    if job.status is JobStatus.CANCELLING:
+        return release(session, lease, cause="cancelled")
+    checkpoint = session.get(Checkpoint, job.head_checkpoint_id) if job.head_checkpoint_id else None
+    if checkpoint is None or job.increments_done != increment:
+        raise CommitConflict(
+            f"{job.id} stands after {job.increments_done} increments, "
+            f"it cannot end after {increment}"
+        )
+    _succeed(session, job, checkpoint, outcome)
+    retention.apply(session, job)
+    return job.status
+
+
+def _succeed(session: Session, job: Job, checkpoint: Checkpoint, outcome: Outcome | None) -> None:
     end_attempt(session, job, cause="finished", exit_code=0)
-    job.outcome = manifest.outcome
+    base_params = session.execute(
+        select(Increment.params_before).filter_by(job_id=job.id, idx=1)
+    ).scalar_one()
+    job.outcome = outcome
     job.result = {
         "checkpoint": checkpoint.id,
         "params": checkpoint.params,
         "size_bytes": checkpoint.size_bytes,
-        "reduction": 1 - checkpoint.params / manifest.base_num_parameters,
-        "eval": _measured(manifest, increment=manifest.increment, stage="recovered"),
-        "pruned": _measured(manifest, increment=manifest.increment, stage="pruned"),
-        "baseline": _measured(manifest, increment=0, stage="base"),
+        "reduction": 1 - checkpoint.params / base_params,
+        "eval": _measured(session, job, increment=checkpoint.increment, stage="recovered"),
+        "pruned": _measured(session, job, increment=checkpoint.increment, stage="pruned"),
+        "baseline": _measured(session, job, increment=0, stage="base"),
         "seconds": held_seconds(session, job.id),
     }
     data = {"outcome": job.outcome, "checkpoint": checkpoint.id}
@@ -332,12 +356,12 @@ def _succeed(session: Session, job: Job, manifest: Manifest, checkpoint: Checkpo
 
 
 def _measured(
-    manifest: Manifest, *, increment: int, stage: str
+    session: Session, job: Job, *, increment: int, stage: str
 ) -> dict[str, dict[str, float | None]]:
+    query = select(Evaluation).filter_by(job_id=job.id, increment=increment, stage=stage)
     values: dict[str, dict[str, float | None]] = {}
-    for measured in manifest.measurements:
-        if measured.increment == increment and measured.stage == stage:
-            values.setdefault(measured.suite, {})[measured.metric] = finite(measured.value)
+    for row in session.scalars(query):
+        values.setdefault(row.suite, {})[row.metric] = row.value
     return values
 
 

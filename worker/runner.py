@@ -22,7 +22,7 @@ from worker.heartbeat import Heartbeat
 from worker.publish import materialise
 from worker.recorder import Recorder
 from worker.slice import Slice
-from worker.verdict import Ending, Failed, Released, judge
+from worker.verdict import Ending, Failed, Finished, Released, judge
 from worker.workplace import Workplace
 
 _EXIT_SECONDS = 10.0
@@ -88,12 +88,24 @@ def _run_child(
     ending = Ending(
         exit_code=exit_code,
         stop=slice_.stop,
-        said_finished=recorder.finished is not None,
+        said_finished=recorder.finished,
         said_stopped=recorder.stopped is not None,
         said_failed=recorder.failed,
         log_tail=child.log_tail(),
     )
-    return judge(ending)
+    verdict = judge(ending)
+    if isinstance(verdict, Finished):
+        _finish(workplace, lease, verdict)
+        return None
+    return verdict
+
+
+def _finish(workplace: Workplace, lease: Lease, finished: Finished) -> None:
+    workplace.apply(
+        lambda session: commits.finish(
+            session, lease, finished.outcome, increment=finished.increment
+        )
+    )
 
 
 @contextmanager
@@ -167,7 +179,7 @@ def _broken(code: str, message: str, *, retryable: bool) -> Failed:
 
 
 def _conclude(workplace: Workplace, lease: Lease, verdict: Released | Failed | None) -> None:
-    """Write how the attempt ended; None when the commit of the last increment already did."""
+    """Write how the attempt ended; None when the end of the job already said so."""
     try:
         if isinstance(verdict, Released):
             workplace.apply(

@@ -4,7 +4,7 @@ import signal
 from dataclasses import dataclass
 from enum import StrEnum
 
-from pruning.events import RunFailed
+from pruning.events import Outcome, RunFailed, RunFinished
 from registry.failures import JobError
 
 EXIT_RETRYABLE = 75
@@ -24,6 +24,15 @@ class Stop(StrEnum):
 
 GENTLE = frozenset({Stop.SLICE, Stop.SHUTDOWN, Stop.PAUSE})
 """Asked to stop at the next boundary; the others are killed."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Finished:
+    """The run ended short of its target, as its recipe allows: the head is the result."""
+
+    outcome: Outcome
+    increment: int
+    cause: str = "finished"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -51,17 +60,18 @@ class Ending:
 
     exit_code: int
     stop: Stop | None
-    said_finished: bool
+    said_finished: RunFinished | None
     said_stopped: bool
     said_failed: RunFailed | None
     log_tail: str
 
 
-def judge(ending: Ending) -> Released | Failed:
-    """Whether the job goes back as it is, or has failed once more.
+def judge(ending: Ending) -> Finished | Released | Failed:
+    """Whether the job is done, goes back as it is, or has failed once more.
 
-    0 is the end of a run or a stop at a boundary, 75 an error that may pass, 78 one that will not;
-    a negative code is the signal that ended it.
+    One that reached its target is never judged: the commit of its last increment ended it. 0 is
+    the end of a run or a stop at a boundary, 75 an error that may pass, 78 one that will not; a
+    negative code is the signal that ended it.
     """
     if ending.stop is Stop.STALLED:
         return _failed(ending, "stalled", "the run reported nothing for too long", lost=True)
@@ -69,6 +79,9 @@ def judge(ending: Ending) -> Released | Failed:
         return Released(cause="cancelled")
     if ending.said_failed is not None:
         return _judge_failure(ending, ending.said_failed)
+    said = ending.said_finished
+    if ending.exit_code == 0 and said is not None and said.outcome != "target_reached":
+        return Finished(outcome=said.outcome, increment=said.increment)
     if ending.stop is not None:
         return Released(cause=ending.stop.value)
     if ending.exit_code == 0 and ending.said_stopped:

@@ -104,6 +104,36 @@ def test_the_last_commit_ends_the_job(session: Session, make_job: MakeJob) -> No
     }
 
 
+def test_a_job_can_end_short_of_its_target_with_its_head(
+    session: Session, make_job: MakeJob
+) -> None:
+    job = make_job()
+    lease = take(session, job)
+    head = commits.commit_increment(session, lease, manifest_of(1), sha("m"), files_of(1))
+    with pytest.raises(CommitConflict):
+        commits.finish(session, lease, "quality_floor", increment=2)
+    assert commits.finish(session, lease, "quality_floor", increment=1) is JobStatus.SUCCEEDED
+    assert job.outcome == "quality_floor"
+    assert job.result is not None
+    assert (job.result["checkpoint"], job.result["reduction"]) == (head.id, pytest.approx(0.1))
+
+
+def test_a_job_without_a_checkpoint_cannot_end_well(session: Session, make_job: MakeJob) -> None:
+    lease = take(session, make_job())
+    with pytest.raises(CommitConflict):
+        commits.finish(session, lease, "quality_floor", increment=0)
+
+
+def test_a_job_being_cancelled_does_not_end_well_in_the_same_moment(
+    session: Session, make_job: MakeJob
+) -> None:
+    job = make_job()
+    lease = take(session, job)
+    commits.commit_increment(session, lease, manifest_of(1), sha("m"), files_of(1))
+    jobs.request_cancel(session, job)
+    assert commits.finish(session, lease, "quality_floor", increment=1) is JobStatus.CANCELLED
+
+
 @pytest.mark.parametrize("increment", [1, 3])
 def test_an_increment_that_is_not_the_next_is_refused(
     session: Session, make_job: MakeJob, increment: int

@@ -22,6 +22,7 @@ from pruning.events import (
     Event,
     IncrementFinished,
     LayerWidths,
+    Outcome,
     PhaseChanged,
     PruneFinished,
     RunFailed,
@@ -75,20 +76,21 @@ class Run:
         done = self.parent.increment if self.parent else 0
         self.emit(self._started(done + 1))
         for increment in range(done + 1, self.count + 1):
+            if increment == self.orders.get("floor_at"):
+                self._finished("quality_floor", increment - 1)
+                return 0
             code = self._increment(increment)
             if code is not None:
                 return code
             if self.asked_to_stop and increment < self.count:
                 self.emit(RunStopped(increment=increment))
                 return 0
-        self.emit(
-            RunFinished(
-                outcome="target_reached",
-                num_parameters=self._parameters(self.count),
-                increment=self.count,
-            )
-        )
+        self._finished("target_reached", self.count)
         return 0
+
+    def _finished(self, outcome: Outcome, increment: int) -> None:
+        parameters = self._parameters(increment)
+        self.emit(RunFinished(outcome=outcome, num_parameters=parameters, increment=increment))
 
     def _started(self, first: int) -> RunStarted:
         return RunStarted(

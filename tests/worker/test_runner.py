@@ -52,6 +52,19 @@ def test_a_job_runs_to_its_end(
     assert not (workplace.settings.work_dir / job_id).exists()
 
 
+def test_a_job_that_ends_at_its_quality_floor_keeps_its_head_as_the_result(
+    workplace: Workplace, submit: Submit, look: Look, factory: SessionFactory
+) -> None:
+    job_id = submit(floor_at=3)
+    runner.run(workplace, job_id)
+    job = look(job_id)
+    assert (job.status, job.outcome) == (JobStatus.SUCCEEDED, "quality_floor")
+    assert (job.increments_done, job.failures) == (2, 0)
+    assert job.result is not None
+    assert (job.result["checkpoint"], job.result["params"]) == (job.head_checkpoint_id, 800)
+    check_history(factory, workplace.store, job_id)
+
+
 def test_the_child_s_events_become_the_job_s(
     workplace: Workplace, submit: Submit, factory: SessionFactory
 ) -> None:

@@ -4,13 +4,13 @@ from dataclasses import replace
 
 import pytest
 
-from pruning.events import RunFailed
-from worker.verdict import Ending, Failed, Released, Stop, judge
+from pruning.events import Outcome, RunFailed, RunFinished
+from worker.verdict import Ending, Failed, Finished, Released, Stop, judge
 
 QUIET = Ending(
     exit_code=0,
     stop=None,
-    said_finished=False,
+    said_finished=None,
     said_stopped=False,
     said_failed=None,
     log_tail="",
@@ -71,3 +71,20 @@ def test_a_stop_is_no_failure(ending: Ending, cause: str, pause: bool) -> None:
     verdict = judge(ending)
     assert isinstance(verdict, Released)
     assert (verdict.cause, verdict.pause) == (cause, pause)
+
+
+def finished(outcome: Outcome) -> RunFinished:
+    return RunFinished(outcome=outcome, num_parameters=700, increment=2)
+
+
+def test_a_run_that_ends_at_its_quality_floor_has_succeeded() -> None:
+    ending = replace(QUIET, said_finished=finished("quality_floor"))
+    assert judge(ending) == Finished(outcome="quality_floor", increment=2)
+    # It ended by itself, whatever was asked of it in the same moment.
+    assert judge(replace(ending, stop=Stop.SLICE)) == judge(ending)
+
+
+def test_a_target_said_to_be_reached_without_its_checkpoint_is_an_error() -> None:
+    verdict = judge(replace(QUIET, said_finished=finished("target_reached")))
+    assert isinstance(verdict, Failed)
+    assert verdict.error.retryable
