@@ -14,6 +14,7 @@ RegistryError
 ├── BackupRefused          it would overwrite something, or is not whole
 └── StorageError
     ├── BlobNotFound
+    ├── ArtifactsAway      the store does not answer, or refuses
     ├── BlobCorrupt        the bytes do not hash to their name
     └── StorageFull        no room, or about to be
 """
@@ -93,6 +94,10 @@ class BackupRefused(RegistryError):
 
 class StorageError(RegistryError):
     code = "storage_error"
+
+
+class ArtifactsAway(StorageError):
+    code = "artifacts_away"
 
 
 class BlobNotFound(StorageError):

@@ -71,6 +71,10 @@ class ArtifactStore(Protocol):
         """The blob's own file, if the store has files here: for serving without a copy."""
         ...
 
+    def download_url(self, sha256: str, *, file_name: str, seconds: int = 3600) -> str | None:
+        """A URL to send a reader to instead, if the store serves readers itself."""
+        ...
+
     def require_space(self, num_bytes: int) -> None:
         """Check before writing that so much fits.
 
@@ -103,8 +107,7 @@ class LocalStore:
 
     def path_of(self, sha256: str) -> Path:
         """Where a blob of that digest lies, whether or not it exists."""
-        if len(sha256) != 64 or not set(sha256) <= set("0123456789abcdef"):
-            raise BlobNotFound(f"{sha256!r} is not a sha256")
+        require_digest(sha256)
         return self.root / "sha256" / sha256[:2] / sha256
 
     def put_file(self, path: Path) -> StoredBlob:
@@ -169,6 +172,15 @@ class LocalStore:
         path = self.path_of(sha256)
         return path if path.is_file() else None
 
+    def download_url(
+        self,
+        sha256: str,  # noqa: ARG002  # The protocol's signature.
+        *,
+        file_name: str,  # noqa: ARG002
+        seconds: int = 3600,  # noqa: ARG002
+    ) -> None:
+        return None
+
     def require_space(self, num_bytes: int) -> None:
         _make_directory(self.root)
         free = shutil.disk_usage(self.root).free
@@ -203,9 +215,35 @@ def store_for(url: str, *, reserve_bytes: int = 0) -> ArtifactStore:
         ValueError: its scheme is not supported.
     """
     parts = urlsplit(url)
-    if parts.scheme != "file":
-        raise ValueError(f"artifacts_url must be file:///directory, got scheme {parts.scheme!r}")
-    return LocalStore(Path(unquote(parts.path)), reserve_bytes=reserve_bytes)
+    match parts.scheme:
+        case "file":
+            return LocalStore(Path(unquote(parts.path)), reserve_bytes=reserve_bytes)
+        case "s3":
+            # Only who asks for it needs boto3, and waits for its import.
+            from registry.storage_s3 import open_s3
+
+            return open_s3(parts.netloc, unquote(parts.path))
+        case scheme:
+            raise ValueError(
+                f"artifacts_url must be file:///directory or s3://bucket/prefix, not {scheme!r}"
+            )
+
+
+def require_digest(sha256: str) -> None:
+    """Refuse names that are no digest, before they become part of a path.
+
+    Raises:
+        BlobNotFound: it is none.
+    """
+    if len(sha256) != 64 or not set(sha256) <= set("0123456789abcdef"):
+        raise BlobNotFound(f"{sha256!r} is not a sha256")
+
+
+def hash_file(path: Path) -> StoredBlob:
+    """Name and size that the file would have as a blob."""
+    with path.open("rb") as file:
+        digest = hashlib.file_digest(file, "sha256").hexdigest()
+        return StoredBlob(sha256=digest, num_bytes=file.tell())
 
 
 def _copy(source: BinaryIO, target: BinaryIO) -> StoredBlob:
