@@ -17,7 +17,7 @@ from rich.console import Console
 from rich.progress import BarColumn, DownloadColumn, Progress, TransferSpeedColumn
 from rich.table import Table
 
-from espalier import errors
+from espalier import errors, maintenance
 from espalier.client import TRAINING_STATE, Client
 from espalier.connection import default_data_dir, read_key
 from espalier.live import duration, increments, millions, sizes, watch_job
@@ -60,6 +60,7 @@ app = typer.Typer(
 )
 keys = typer.Typer(no_args_is_help=True, help="API keys of the server on this machine.")
 app.add_typer(keys, name="keys")
+app.add_typer(maintenance.app)
 
 JobId = Annotated[str, typer.Argument(help="Id of a job, job_…")]
 AsJson = Annotated[bool, typer.Option("--json", help="Print JSON.")]
