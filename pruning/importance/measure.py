@@ -9,12 +9,18 @@ from torch.utils.hooks import RemovableHandle
 from transformers import PreTrainedModel
 
 from pruning.errors import InvalidData
+from pruning.importance.activations import (
+    ChannelMoments,
+    activation_importance,
+    fluctuation_importance,
+    wanda_importance,
+)
 from pruning.importance.magnitude import magnitude_importance
 from pruning.importance.similarity import block_importance
 from pruning.importance.taylor import taylor_importance
 from pruning.models.adapter import Adapter, GroupedTensor, adapter_for
 from pruning.models.families import Span
-from pruning.recipe import Importance
+from pruning.recipe import Axis, Importance, ImportanceKind
 from pruning.scores import LayerScores, Scores
 
 
@@ -31,30 +37,56 @@ def measure_importance(
         InvalidData: there is no batch.
     """
     adapter = adapter_for(model.config)
-    layers = [_LayerMeasurement(adapter, layer) for layer in adapter.layers(model)]
+    batches = list(batches)
+    if not batches:
+        raise InvalidData("no calibration text", param="data")
+    layers = [_LayerMeasurement(adapter, layer, importance) for layer in adapter.layers(model)]
     with _evaluation_mode(model), _hooked(*(layer.watch_stream() for layer in layers)):
         if importance.kind == "taylor":
-            num_batches = _backward_passes(model, batches, layers)
+            _backward_passes(model, batches, layers)
+        elif importance.kind in _ACTIVATION_KINDS:
+            with _hooked(*(layer.watch_activations() for layer in layers)):
+                _forward_passes(model, batches)
         else:
-            num_batches = _forward_passes(model, batches)
-    if num_batches == 0:
-        raise InvalidData("no calibration text", param="data")
-    if importance.kind == "magnitude":
-        for layer in layers:
+            _forward_passes(model, batches)
+    _score_without_gradients(layers, importance, seed=int(batches[0].sum()))
+    return Scores(tuple(layer.scores(len(batches)) for layer in layers))
+
+
+_ACTIVATION_KINDS: tuple[ImportanceKind, ...] = ("fluctuation", "wanda", "activation")
+
+
+def _score_without_gradients(
+    layers: list["_LayerMeasurement"], importance: Importance, *, seed: int
+) -> None:
+    """Fill in the scores that the passes over the text did not."""
+    # Seeded by the text, so that each increment draws anew and a resumed one draws the same.
+    generator = torch.Generator().manual_seed(seed)
+    for layer in layers:
+        if importance.kind == "magnitude":
             layer.score_magnitude()
-    return Scores(tuple(layer.scores(num_batches) for layer in layers))
+        elif importance.kind == "random":
+            layer.score_randomly(generator)
+        elif importance.kind in _ACTIVATION_KINDS:
+            layer.score_activations()
 
 
 class _LayerMeasurement:
     """Running sums of one decoder layer over a calibration pass."""
 
-    def __init__(self, adapter: Adapter, layer: nn.Module) -> None:
+    def __init__(self, adapter: Adapter, layer: nn.Module, importance: Importance) -> None:
         self.layer = layer
+        self.importance = importance
         self.mlp_input = layer.get_submodule(adapter.family.mlp_input)
         self.tensors = adapter.by_span(layer)
         self.sums: dict[Span, torch.Tensor] = {
             span: torch.zeros(tensors[0].num_groups, device=tensors[0].parameter.device)
             for span, tensors in self.tensors.items()
+        }
+        self.deviations: dict[Axis, float] = {}
+        self.moments: dict[Span, ChannelMoments] = {
+            "channel": ChannelMoments(),
+            "query_head": ChannelMoments(),
         }
         self.attention_importance = torch.zeros(())
         self.mlp_importance = torch.zeros(())
@@ -83,6 +115,41 @@ class _LayerMeasurement:
             for tensor in tensors
         ]
 
+    def watch_activations(self) -> list[RemovableHandle]:
+        """Gather moments of what enters each block's output projection."""
+        return [
+            self._output_projection(span).module.register_forward_pre_hook(_adder(moments))
+            for span, moments in self.moments.items()
+        ]
+
+    def score_activations(self) -> None:
+        """Score the input channels of the output projections, and sum them over heads."""
+        for span, moments in self.moments.items():
+            tensor = self._output_projection(span)
+            channels_C = self._channel_importance(moments, tensor.parameter.detach())
+            deviation = channels_C.std(correction=0).item()
+            self.sums[span] = channels_C.view(-1, tensor.repeats).sum(dim=1)
+            if span == "channel":
+                self.deviations["intermediate"] = deviation
+                continue
+            heads_per_group = tensor.num_groups // len(self.sums["key_value_head"])
+            self.deviations["query_head"] = deviation * tensor.repeats
+            self.deviations["kv_group"] = deviation * tensor.repeats * heads_per_group
+
+    def _channel_importance(self, moments: ChannelMoments, weight_OC: torch.Tensor) -> torch.Tensor:
+        if self.importance.kind == "fluctuation":
+            return fluctuation_importance(moments.variance(), weight_OC)
+        if self.importance.kind == "wanda":
+            return wanda_importance(moments.norm(), weight_OC)
+        return activation_importance(moments.sequences)
+
+    def _output_projection(self, span: Span) -> GroupedTensor:
+        return next(tensor for tensor in self.tensors[span] if tensor.side == "inputs")
+
+    def score_randomly(self, generator: torch.Generator) -> None:
+        for span, sums in self.sums.items():
+            self.sums[span] = torch.rand(len(sums), generator=generator)
+
     def score_magnitude(self) -> None:
         for span, tensors in self.tensors.items():
             for tensor in tensors:
@@ -98,12 +165,15 @@ class _LayerMeasurement:
             query_heads=query_KR.cpu(),
             attention_importance=self.attention_importance.item() / num_batches,
             mlp_importance=self.mlp_importance.item() / num_batches,
+            deviations=self.deviations,
         )
 
     def _folder(self, span: Span, tensor: GroupedTensor) -> Callable[[torch.Tensor], None]:
         def fold(parameter: torch.Tensor) -> None:
             assert parameter.grad is not None
-            entries = taylor_importance(parameter.detach(), parameter.grad)
+            entries = taylor_importance(
+                parameter.detach(), parameter.grad, self.importance.taylor_order
+            )
             self.sums[span] += tensor.sum_by_group(entries)
             parameter.grad = None
 
@@ -127,24 +197,25 @@ class _LayerMeasurement:
         return importance.cpu()
 
 
+def _adder(moments: ChannelMoments) -> Callable[[nn.Module, tuple[torch.Tensor, ...]], None]:
+    def add(_module: nn.Module, args: tuple[torch.Tensor, ...]) -> None:
+        moments.add(args[0])
+
+    return add
+
+
 def _backward_passes(
-    model: PreTrainedModel, batches: Iterable[torch.Tensor], layers: list[_LayerMeasurement]
-) -> int:
-    num_batches = 0
+    model: PreTrainedModel, batches: list[torch.Tensor], layers: list[_LayerMeasurement]
+) -> None:
     with _gradients_of(model, layers), _hooked(*(layer.watch_gradients() for layer in layers)):
         for ids_BT in batches:
             model(input_ids=ids_BT, labels=ids_BT, use_cache=False).loss.backward()
-            num_batches += 1
-    return num_batches
 
 
 @torch.no_grad()
-def _forward_passes(model: PreTrainedModel, batches: Iterable[torch.Tensor]) -> int:
-    num_batches = 0
+def _forward_passes(model: PreTrainedModel, batches: list[torch.Tensor]) -> None:
     for ids_BT in batches:
         model.base_model(input_ids=ids_BT, use_cache=False)
-        num_batches += 1
-    return num_batches
 
 
 @contextmanager

@@ -12,7 +12,8 @@ from transformers import PretrainedConfig, PreTrainedModel
 
 from pruning.errors import InvalidModel, UnsupportedModel
 from pruning.events import LayerWidths
-from pruning.models.families import FAMILIES, Family, Member, Span
+from pruning.models.families import FAMILIES, Family, Member, Side, Span
+from pruning.plan import LayerPlan
 from pruning.recipe import Axis
 
 AXES: tuple[Axis, ...] = ("intermediate", "kv_group", "query_head")
@@ -26,7 +27,12 @@ class GroupedTensor:
     name: Literal["weight", "bias"]
     dim: int
     repeats: int
-    normalises: bool
+    side: Side
+
+    @property
+    def normalises(self) -> bool:
+        """Whether it averages over its entries, as a norm over all heads does."""
+        return self.side == "norm"
 
     @property
     def parameter(self) -> nn.Parameter:
@@ -117,9 +123,9 @@ class Adapter:
 def _tensors_of(layer: nn.Module, member: Member, repeats: int) -> list[GroupedTensor]:
     module = layer.get_submodule(member.module)
     dim = 1 if member.side == "inputs" else 0
-    found = [GroupedTensor(module, "weight", dim, repeats, member.side == "norm")]
+    found = [GroupedTensor(module, "weight", dim, repeats, member.side)]
     if member.side == "outputs" and getattr(module, "bias", None) is not None:
-        found.append(GroupedTensor(module, "bias", 0, repeats, normalises=False))
+        found.append(GroupedTensor(module, "bias", 0, repeats, member.side))
     return found
 
 
@@ -146,3 +152,8 @@ def adapter_for(config: PretrainedConfig) -> Adapter:
         )
     head_dim = getattr(widths, "head_dim", None) or config.hidden_size // num_heads
     return Adapter(family, head_dim)
+
+
+def kept_groups(layer: LayerPlan, axis: Axis) -> tuple[int, ...]:
+    """The channels or KV groups that a layer's plan keeps."""
+    return layer.intermediate if axis == "intermediate" else layer.kv_groups

@@ -7,6 +7,8 @@ Span = Literal["channel", "key_value_head", "query_head"]
 """What consecutive entries of a tensor are: one intermediate channel each, or the `head_dim`
 entries of a KV head or of a query head. Query heads that share a KV head follow one another."""
 
+Side = Literal["outputs", "inputs", "norm"]
+
 
 @dataclass(frozen=True)
 class Member:
@@ -16,7 +18,7 @@ class Member:
     """
 
     module: str
-    side: Literal["outputs", "inputs", "norm"]
+    side: Side
     span: Span
 
 

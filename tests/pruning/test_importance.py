@@ -1,5 +1,8 @@
 """Scores of groups and blocks, checked against gradients taken by hand."""
 
+from typing import get_args
+
+import numpy as np
 import pytest
 import torch
 from transformers import PreTrainedModel
@@ -7,7 +10,7 @@ from transformers import PreTrainedModel
 from pruning.errors import InvalidData
 from pruning.importance.measure import measure_importance
 from pruning.models.adapter import adapter_for
-from pruning.recipe import Importance
+from pruning.recipe import Importance, ImportanceKind
 from tests.pruning.tiny import FAMILIES, make_tiny_model, random_ids
 
 TAYLOR = Importance(kind="taylor")
@@ -118,3 +121,83 @@ def test_scores_are_fp32_on_a_bfloat16_model(tiny_llama: PreTrainedModel) -> Non
 def test_no_text_is_an_error(tiny_llama: PreTrainedModel) -> None:
     with pytest.raises(InvalidData, match="no calibration text"):
         measure_importance(tiny_llama, [], TAYLOR)
+
+
+def test_second_order_sums_squared_products_of_each_micro_batch() -> None:
+    model = make_tiny_model("llama", attention_bias=False, mlp_bias=False)
+    first, mixed = torch.zeros(64), torch.zeros(64)
+    for ids in BATCHES:
+        model.zero_grad()
+        model(input_ids=ids, labels=ids).loss.backward()
+        mlp = model.get_submodule("model.layers.1.mlp")
+        for linear, dim in ((mlp.gate_proj, 1), (mlp.up_proj, 1), (mlp.down_proj, 0)):
+            change = (linear.weight * linear.weight.grad).detach()
+            first += change.square().sum(dim)
+            mixed += (change - change.square() / 2).abs().sum(dim)
+    for order, expected_F in (("second", first), ("mix", mixed)):
+        scores = measure_importance(model, BATCHES, Importance(kind="taylor", taylor_order=order))
+        torch.testing.assert_close(scores.layers[1].intermediate, expected_F)
+
+
+def captured_inputs(model: PreTrainedModel, module: str) -> np.ndarray:
+    """What enters a module over all batches, fp64 [N, C]."""
+    rows: list[torch.Tensor] = []
+    handle = model.get_submodule(module).register_forward_pre_hook(
+        lambda _, args: rows.append(args[0].flatten(0, 1))
+    )
+    with torch.no_grad():
+        for ids in BATCHES:
+            model(input_ids=ids)
+    handle.remove()
+    return torch.cat(rows).double().numpy()
+
+
+def test_fluctuation_is_the_variance_times_the_squared_norm_of_the_column() -> None:
+    model = make_tiny_model("qwen2", num_attention_heads=6, num_key_value_heads=2)
+    scores = measure_importance(model, BATCHES, Importance(kind="fluctuation")).layers[1]
+    down = captured_inputs(model, "model.layers.1.mlp.down_proj")
+    weight = model.get_submodule("model.layers.1.mlp.down_proj").weight.detach().double().numpy()
+    expected = down.var(axis=0, ddof=1) * (weight**2).sum(axis=0)
+    np.testing.assert_allclose(scores.intermediate.numpy(), expected, rtol=1e-5)
+    heads = captured_inputs(model, "model.layers.1.self_attn.o_proj")
+    weight = model.get_submodule("model.layers.1.self_attn.o_proj").weight.detach().double().numpy()
+    channels = heads.var(axis=0, ddof=1) * (weight**2).sum(axis=0)
+    np.testing.assert_allclose(
+        scores.query_heads.numpy(), channels.reshape(2, 3, 8).sum(2), rtol=1e-5
+    )
+    np.testing.assert_allclose(scores.kv_groups.numpy(), channels.reshape(2, 24).sum(1), rtol=1e-5)
+    assert scores.deviations["kv_group"] == pytest.approx(24 * channels.std(), rel=1e-5)
+
+
+def test_wanda_weighs_each_weight_by_the_norm_of_its_input(tiny_llama: PreTrainedModel) -> None:
+    scores = measure_importance(tiny_llama, BATCHES, Importance(kind="wanda")).layers[0]
+    rows = captured_inputs(tiny_llama, "model.layers.0.mlp.down_proj")
+    weight = tiny_llama.get_submodule("model.layers.0.mlp.down_proj").weight.detach().numpy()
+    expected = np.abs(weight).sum(axis=0) * np.linalg.norm(rows, axis=0)
+    np.testing.assert_allclose(scores.intermediate.numpy(), expected, rtol=1e-5)
+
+
+def test_activation_averages_within_a_sequence_before_squaring(tiny_llama: PreTrainedModel) -> None:
+    scores = measure_importance(tiny_llama, BATCHES, Importance(kind="activation")).layers[2]
+    rows = captured_inputs(tiny_llama, "model.layers.2.mlp.down_proj").reshape(4, 16, -1)
+    expected = (np.abs(rows).mean(axis=1) ** 2).sum(axis=0)
+    np.testing.assert_allclose(scores.intermediate.numpy(), expected, rtol=1e-5)
+
+
+def test_random_importance_is_drawn_from_the_text(tiny_llama: PreTrainedModel) -> None:
+    random = Importance(kind="random")
+    first, again, other = (
+        measure_importance(tiny_llama, batches, random).layers[1].intermediate
+        for batches in (BATCHES, BATCHES, BATCHES[1:])
+    )
+    assert torch.equal(first, again)
+    assert not torch.equal(first, other)
+
+
+# Fisher importance is measured on moments of whole blocks.
+@pytest.mark.parametrize("kind", sorted(set(get_args(ImportanceKind)) - {"fisher"}))
+def test_query_heads_of_a_group_are_part_of_its_importance(kind: ImportanceKind) -> None:
+    model = make_tiny_model("qwen3", num_attention_heads=6, num_key_value_heads=2)
+    for layer in measure_importance(model, BATCHES, Importance(kind=kind)).layers:
+        assert layer.query_heads.shape == (2, 3)
+        assert (layer.kv_groups >= layer.query_heads.sum(dim=1) * (1 - 1e-5)).all()
