@@ -54,7 +54,9 @@ def serve_ranges(
     if matches_etag(request.headers.get("if-none-match"), etag):
         return Response(status_code=304, headers=sent)
     wanted = None
-    if request.headers.get("if-range", etag) == etag:
+    if_range = request.headers.get("if-range")
+    # A weak tag is not good enough to put two parts together (RFC 9110 §13.1.5).
+    if if_range is None or (if_range == etag and not etag.startswith("W/")):
         wanted = parse_range(request.headers.get("range"), length)
     start, end = wanted or (0, length)
     if wanted is not None:

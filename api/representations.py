@@ -8,6 +8,7 @@ from urllib.parse import quote
 from sqlalchemy import func, select
 from sqlalchemy.orm import Session
 
+from api.schemas.attempts import AttemptRead
 from api.schemas.checkpoints import CheckpointEvaluation, CheckpointRead, EvaluationRead, FileRead
 from api.schemas.jobs import (
     JobError,
@@ -23,7 +24,15 @@ from api.schemas.jobs import (
 from api.schemas.progress import EventRead, WidthsRead
 from registry.jobs import EVENT_TYPES
 from registry.status import JobStatus, allowed_actions
-from registry.tables import Checkpoint, CheckpointFile, Evaluation, Increment, Job, JobEvent
+from registry.tables import (
+    Checkpoint,
+    CheckpointFile,
+    Evaluation,
+    Increment,
+    Job,
+    JobAttempt,
+    JobEvent,
+)
 
 STATUS_EVENTS = frozenset({*EVENT_TYPES.values(), "job.resumed", "job.retrying"})
 QUALITY = ("perplexity", "perplexity")
@@ -81,7 +90,10 @@ def _read(job: Job, changes: list[Transition], position: int | None) -> JobRead:
 def job_links(job_id: str) -> JobLinks:
     """Where to go on from a job."""
     root = f"/v1/jobs/{job_id}"
-    parts = ("events", "stream", "metrics", "widths", "checkpoints", "evaluations")
+    parts = (
+        *("events", "stream", "metrics", "widths", "logs", "attempts"),
+        *("checkpoints", "evaluations"),
+    )
     links = {part: f"{root}/{part}" for part in parts}
     return JobLinks.model_validate({"self": root, **links, "ui": f"/jobs/{job_id}"})
 
@@ -135,7 +147,30 @@ def _error(job: Job) -> JobError | None:
     if job.error is None:
         return None
     known = {key: value for key, value in job.error.items() if key in JobError.model_fields}
-    return JobError.model_validate({"attempt": job.attempt, **known})
+    log = {"log_tail_url": log_url(job.id, job.attempt, tail=200)} if job.attempt else {}
+    return JobError.model_validate({"attempt": job.attempt, **known, **log})
+
+
+def log_url(job_id: str, attempt: int, *, tail: int | None = None) -> str:
+    """Where the log of an attempt, or its last lines, can be read."""
+    lines = f"&tail={tail}" if tail else ""
+    return f"/v1/jobs/{job_id}/logs?attempt={attempt}{lines}"
+
+
+def read_attempt(row: JobAttempt) -> AttemptRead:
+    """One attempt."""
+    return AttemptRead(
+        job=row.job_id,
+        attempt=row.attempt,
+        worker=row.worker_id,
+        started_at=row.started_at,
+        ended_at=row.ended_at,
+        end_cause=row.end_cause,
+        exit_code=row.exit_code,
+        message=row.message,
+        log_bytes=row.log_bytes,
+        log_url=log_url(row.job_id, row.attempt),
+    )
 
 
 def _transitions(session: Session, jobs: Sequence[Job]) -> dict[str, list[Transition]]:

@@ -224,6 +224,19 @@ def watch(job_id: JobId, as_json: AsJson = False) -> None:
 
 
 @app.command()
+def logs(
+    job_id: JobId,
+    attempt: Annotated[int | None, typer.Option(min=1, help="The last one by default.")] = None,
+    tail: Annotated[
+        int | None, typer.Option(min=1, max=10_000, help="Only the last lines.")
+    ] = None,
+) -> None:
+    """Print what the run of a job printed."""
+    with Client() as client:
+        typer.echo(client.logs(job_id, attempt=attempt, tail=tail), nl=False)
+
+
+@app.command()
 def cancel(job_id: JobId, as_json: AsJson = False) -> None:
     """Stop a job; its checkpoints stay."""
     with Client() as client:

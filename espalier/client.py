@@ -163,6 +163,12 @@ class Client:
         response = self._request("GET", f"/v1/jobs/{job_id}/metrics", params=params)
         return Metrics.model_validate_json(response.content)
 
+    def logs(self, job_id: str, *, attempt: int | None = None, tail: int | None = None) -> str:
+        """What the run printed in an attempt, by default the last; `tail` gives its last lines."""
+        given = {"attempt": attempt, "tail": tail}
+        params = {name: value for name, value in given.items() if value is not None}
+        return self._request("GET", f"/v1/jobs/{job_id}/logs", params=params).text
+
     def wait(self, job_id: str, *, poll_seconds: float = 1.0) -> Job:
         """Block until the job has succeeded.
 

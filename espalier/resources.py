@@ -59,6 +59,8 @@ class JobError(Resource):
     param: str | None = None
     hint: str | None = None
     retryable: bool = False
+    attempt: int | None = None
+    log_tail_url: str | None = None
 
 
 class Job(Resource):

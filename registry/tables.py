@@ -171,7 +171,7 @@ class Job(Base):
 
 
 class JobAttempt(Base):
-    """One lease of a job, and how it ended."""
+    """One lease of a job, and how it ended; its log is stored after that."""
 
     __tablename__ = "job_attempts"
 
@@ -185,6 +185,8 @@ class JobAttempt(Base):
     exit_code: Mapped[int | None]
     message: Mapped[str | None] = mapped_column(Text)
     log_tail: Mapped[str | None] = mapped_column(Text)
+    log_sha256: Mapped[str | None] = mapped_column(ForeignKey("blobs.sha256"), index=True)
+    log_bytes: Mapped[int | None]
 
 
 class Increment(Base):

@@ -11,6 +11,7 @@ from registry.outbox import RUN_JOB
 from registry.queue import publisher
 from worker import runner
 from worker.heartbeat import Presence
+from worker.logs import keep_logs
 from worker.workplace import Workplace
 
 logger = logging.getLogger(__name__)
@@ -37,5 +38,6 @@ def take_hint(app: Celery, workplace: Workplace, presence: Presence, job_id: str
     finally:
         presence.current_job_id = None
     if ran:
+        keep_logs(workplace, job_id)
         with transaction(workplace.factory) as session:
             outbox.relay(session, publisher(app))

@@ -163,6 +163,8 @@ class JobLinks(Read):
     stream: str = Field(description="Its events, as server-sent events.")
     metrics: str = Field(description="Its training curves.")
     widths: str = Field(description="Its layer widths over the increments.")
+    logs: str = Field(description="What its last attempt printed.")
+    attempts: str = Field(description="Its attempts, with the log of each.")
     checkpoints: str = Field(description="Its checkpoints.")
     evaluations: str = Field(description="Its evaluations.")
     ui: str = Field(description="Its page in the dashboard.")
