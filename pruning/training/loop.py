@@ -6,18 +6,19 @@ B sequences of an optimizer step, M of them at a time, T tokens.
 import math
 import time
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import torch
 from torch import Tensor
 from transformers import PreTrainedModel
 
 from pruning.data.mixture import Exhaustion, MixtureSampler
-from pruning.errors import NumericsDiverged
+from pruning.errors import NumericsDiverged, OutOfMemory
 from pruning.events import Emit, RunWarning, StepFinished
 from pruning.models.distillation import distillation_loss
 from pruning.models.loss import training_loss
 from pruning.recipe import Recovery
+from pruning.training.memory import is_out_of_memory
 from pruning.training.schedule import Schedule
 from pruning.training.snapshot import Snapshot, take_snapshot
 
@@ -53,6 +54,7 @@ class TrainingLoop:
     progress: Progress
     emit: Emit
     teacher: PreTrainedModel | None = None
+    _halved_micro_batch: int | None = field(default=None, init=False)
 
     @property
     def tokens_per_step(self) -> int:
@@ -89,6 +91,29 @@ class TrainingLoop:
         ids_BT, exhausted = self.sampler.next_batch(self.batch_sequences)
         for exhaustion in exhausted:
             self.emit(_exhaustion_warning(exhaustion))
+        loss = self._accumulate_within_memory(ids_BT)
+        norm = torch.nn.utils.clip_grad_norm_(self.model.parameters(), self.recovery.max_grad_norm)
+        return loss, norm.item()
+
+    def _accumulate_within_memory(self, ids_BT: Tensor) -> float:
+        """Once in a run, a batch that does not fit is tried again in micro-batches half as large.
+
+        Raises:
+            OutOfMemory: that does not fit either.
+        """
+        try:
+            return self._accumulate(ids_BT)
+        except (RuntimeError, MemoryError) as error:
+            if not is_out_of_memory(error):
+                raise
+            self._halve_micro_batch(str(error))
+        # Not in the handler above: its traceback keeps the tensors of the failed attempt.
+        self.optimizer.zero_grad(set_to_none=True)
+        if torch.cuda.is_available():
+            torch.cuda.empty_cache()
+        return self._accumulate_within_memory(ids_BT)
+
+    def _accumulate(self, ids_BT: Tensor) -> float:
         num_predictions = ids_BT.shape[0] * (ids_BT.shape[1] - 1)
         device = next(self.model.parameters()).device
         loss = 0.0
@@ -96,8 +121,20 @@ class TrainingLoop:
             mean = self._loss(ids_MT.to(device)) / num_predictions
             mean.backward()  # type: ignore[no-untyped-call]  # torch's own
             loss += mean.item()
-        norm = torch.nn.utils.clip_grad_norm_(self.model.parameters(), self.recovery.max_grad_norm)
-        return loss, norm.item()
+        return loss
+
+    def _halve_micro_batch(self, why: str) -> None:
+        size = self._micro_batch()
+        if self._halved_micro_batch is not None or size == 1:
+            raise OutOfMemory(
+                f"out of memory at {size} sequences at a time: {why}",
+                param="recovery.micro_batch_sequences",
+                hint="Try activation checkpointing, a smaller recovery.micro_batch_sequences or "
+                "a smaller recovery.sequence_length.",
+            )
+        self._halved_micro_batch = size // 2
+        message = f"out of memory at {size} sequences at a time: going on with {size // 2}"
+        self.emit(RunWarning(code="micro_batch_halved", message=message))
 
     def _loss(self, ids_MT: Tensor) -> Tensor:
         """Summed over the predictions of a micro-batch."""
@@ -107,6 +144,8 @@ class TrainingLoop:
         return distillation_loss(self.model, self.teacher, ids_MT, distillation, precision)
 
     def _micro_batch(self) -> int:
+        if self._halved_micro_batch is not None:
+            return self._halved_micro_batch
         automatic = max(1, _MICRO_BATCH_TOKENS // self.recovery.sequence_length)
         return self.recovery.micro_batch_sequences or min(self.batch_sequences, automatic)
 
@@ -144,7 +183,6 @@ class TrainingLoop:
     def _snapshot(self) -> Snapshot:
         return take_snapshot(
             self.model,
-            self.optimizer,
             step=self.progress.step,
             num_tokens=self.progress.num_tokens,
             sampler=self.sampler.state(),
@@ -160,7 +198,7 @@ class TrainingLoop:
                 hint="Try a lower learning rate, or precision float32.",
             )
         self.optimizer.zero_grad(set_to_none=True)
-        good.restore(self.model, self.optimizer)
+        good.restore(self.model)
         self.sampler.load_state(good.sampler)
         self.progress.step = good.step
         self.progress.num_tokens = good.num_tokens

@@ -8,7 +8,7 @@ from transformers import PreTrainedModel, PreTrainedTokenizerFast
 
 from pruning.data.corpus import DomainTokens
 from pruning.data.mixture import MixtureSampler
-from pruning.errors import NumericsDiverged
+from pruning.errors import NumericsDiverged, OutOfMemory
 from pruning.events import Event, RunWarning, StepFinished
 from pruning.recipe import LearningRate, Recovery
 from pruning.training.loop import Progress, TrainingLoop
@@ -143,3 +143,49 @@ def test_norms_and_biases_do_not_decay(tiny_llama: PreTrainedModel) -> None:
     }
     for name, parameter in tiny_llama.named_parameters():
         assert decay[id(parameter)] == (0.0 if "norm" in name else 0.1)
+
+
+def exhaust_memory(loop: TrainingLoop, *, above_sequences: int) -> None:
+    """Fail as the CPU's allocator does on every micro-batch of more sequences than that."""
+
+    def allocate(_module: object, inputs: tuple[torch.Tensor, ...]) -> None:
+        if len(inputs[0]) > above_sequences:
+            # A real failure of a real allocation: 2^62 bytes.
+            torch.empty(2**60, dtype=torch.float32)
+
+    loop.model.base_model.embed_tokens.register_forward_pre_hook(allocate)
+
+
+def test_a_batch_that_does_not_fit_goes_in_halves(loop: TrainingLoop, events: list[Event]) -> None:
+    twin = copy.deepcopy(loop)
+    twin.emit = lambda _: None
+    exhaust_memory(loop, above_sequences=2)
+    loop.train(2, increment=1)
+    twin.train(2, increment=1)
+    (warning,) = (event for event in events if isinstance(event, RunWarning))
+    assert warning.code == "micro_batch_halved"
+    assert warning.message == "out of memory at 4 sequences at a time: going on with 2"
+    for ours, theirs in zip(loop.model.parameters(), twin.model.parameters(), strict=True):
+        torch.testing.assert_close(ours, theirs, rtol=1e-3, atol=1e-4)
+
+
+def test_memory_that_is_still_too_small_ends_the_run(loop: TrainingLoop) -> None:
+    exhaust_memory(loop, above_sequences=1)
+    with pytest.raises(OutOfMemory, match="at 2 sequences at a time"):
+        loop.train(1, increment=1)
+
+
+def test_another_error_is_not_taken_for_a_lack_of_memory(loop: TrainingLoop) -> None:
+    def fail(_module: object, _inputs: object) -> None:
+        raise RuntimeError("shapes do not fit")
+
+    loop.model.base_model.embed_tokens.register_forward_pre_hook(fail)
+    with pytest.raises(RuntimeError, match="shapes do not fit"):
+        loop.train(1, increment=1)
+
+
+def test_a_snapshot_costs_no_more_than_the_weights(loop: TrainingLoop) -> None:
+    loop.train(1, increment=1)
+    snapshot = loop._snapshot()
+    held = sum(weight.numel() for weight in snapshot.weights)
+    assert held == sum(p.numel() for p in loop.model.parameters())
