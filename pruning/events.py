@@ -1,7 +1,7 @@
 """What a run reports while it goes: typed values, upward only, one JSON line each.
 
-The library calls `emit(event)`; the command line writes the lines to the pipe named by `--events-fd`,
-and the worker that started it turns them into rows. Torch-free.
+The library calls `emit(event)`; the command line writes the lines to the pipe named by
+`--events-fd`, and the worker that started it turns them into rows. Torch-free.
 """
 
 from collections.abc import Callable
@@ -70,7 +70,9 @@ class StepFinished(_Event):
 
     type: Literal["step_finished"] = "step_finished"
     increment: int
-    step: int = Field(description="Optimizer steps since the start of the run, over all increments.")
+    step: int = Field(
+        description="Optimizer steps since the start of the run, over all increments."
+    )
     num_tokens: int = Field(description="Training tokens seen since the start of the run.")
     loss: float
     learning_rate: float
@@ -117,7 +119,7 @@ class EvaluationFinished(_Event):
 
 
 class IncrementFinished(_Event):
-    """A checkpoint lies complete on disk under `directory` (relative to the run's output directory)."""
+    """A checkpoint lies complete on disk under `directory`, relative to the run's output."""
 
     type: Literal["increment_finished"] = "increment_finished"
     increment: int

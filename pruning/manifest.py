@@ -1,4 +1,4 @@
-"""The manifest beside every checkpoint: where it came from, what it measures, what its files hash to.
+"""The manifest beside every checkpoint: where it came from, what it measures, what it hashes to.
 
 Torch-free: the worker publishes, and the client verifies, from this file alone.
 """

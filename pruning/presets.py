@@ -1,10 +1,10 @@
-"""Named methods as recipe fragments: each is a point in the space of `pruning.recipe`. Torch-free."""
+"""Named methods as recipe fragments: points in the space of `pruning.recipe`. Torch-free."""
 
 from collections.abc import Mapping
 from typing import Any
 
 PRESETS: Mapping[str, Mapping[str, Any]] = {
-    # Adapt-Pruner (arXiv 2502.03460): Taylor importance inside a layer, layer input/output similarity
+    # Adapt-Pruner (arXiv 2502.03460): Taylor importance inside a layer, input/output similarity
     # between layers, many small cuts with training between them, one warm-up/stable/decay schedule.
     # Structured optimal brain surgery in one currency (docs/method.md): K-FAC Fisher costs after
     # repair, the same marginal cost everywhere, least-squares repair at each cut.
