@@ -6,6 +6,7 @@ from pruning.allocation.equal_marginal import cheapest_same_widths, cheapest_wid
 from pruning.allocation.per_layer import open_ledgers, pay_down, settle
 from pruning.allocation.rates import AXIS_RATES, layer_adaptive_rates
 from pruning.allocation.same_width import SharedAccount, same_widths, share
+from pruning.allocation.zscore import axis_rates, standout_widths
 from pruning.errors import TargetUnreachable
 from pruning.models.geometry import Geometry
 from pruning.plan import PruningPlan
@@ -44,6 +45,9 @@ def allocate(
         return plan, _debt(owed, len(plan.layers))
     if allocation.kind == "equal_marginal":
         widths = _pay_cheapest(accounts, excess, allocation, len(plan.layers))
+        return plan_after(plan, accounts, widths), Debt.none(len(plan.layers))
+    if allocation.kind == "global_zscore":
+        widths = _pay_standouts(accounts, scores, excess, allocation)
         return plan_after(plan, accounts, widths), Debt.none(len(plan.layers))
     rates = _rates(accounts, scores, allocation)
     if allocation.layout == "uniform":
@@ -95,6 +99,20 @@ def _pay_cheapest(
     if common is None:
         raise _no_common_width(excess)
     return {(account.layer, account.axis): common[account.axis] for account in accounts}
+
+
+def _pay_standouts(
+    accounts: list[Account], scores: Scores, excess: int, allocation: Allocation
+) -> dict[tuple[int, Axis], int]:
+    widths = standout_widths(accounts, scores, excess)
+    if allocation.layout == "per_layer":
+        return widths
+    rates = axis_rates(accounts, widths)
+    shared = share(accounts, rates, len(scores.layers))
+    common, _ = _pay_together(
+        accounts, shared, excess, {(account.layer, account.axis): 0.0 for account in accounts}
+    )
+    return common
 
 
 def _no_common_width(excess: int) -> TargetUnreachable:

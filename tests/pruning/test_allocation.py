@@ -1,5 +1,7 @@
 """Allocation: exact targets, honoured constraints, carried debt, over models of many sizes."""
 
+import dataclasses
+
 import pytest
 import torch
 from hypothesis import given, settings
@@ -8,11 +10,12 @@ from hypothesis import strategies as st
 from pruning.allocation.allocate import allocate
 from pruning.allocation.debt import Debt
 from pruning.allocation.rates import layer_adaptive_rates, normalise
+from pruning.allocation.zscore import zscores
 from pruning.errors import InvalidPlan, TargetUnreachable
 from pruning.models.adapter import AXES
 from pruning.models.geometry import Geometry
 from pruning.plan import PruningPlan
-from pruning.recipe import Allocation, Axis, Constraints, Layout
+from pruning.recipe import Allocation, AllocationKind, Axis, Constraints, Layout
 from pruning.scores import LayerScores, Scores
 
 HIDDEN, HEAD = 64, 16
@@ -92,7 +95,7 @@ constraint_sets = st.builds(
 )
 allocations = st.builds(
     Allocation,
-    kind=st.sampled_from(["uniform", "layer_adaptive"]),
+    kind=st.sampled_from(["uniform", "layer_adaptive", "global_zscore"]),
     amplitude=st.floats(0, 1),
     constraints=constraint_sets,
 )
@@ -438,3 +441,62 @@ def test_increments_of_all_three_axes_each_meet_their_target(layout: Layout) -> 
     widths = geometry.widths(plan)
     assert {w.num_attention_heads // w.num_key_value_heads for w in widths} & {1, 2}
     assert layout == "per_layer" or len(set(widths)) == 1
+
+
+def test_zscores_take_the_groups_that_stand_out_least_wherever_they_are() -> None:
+    plan = whole(layers=2, intermediate=40, kv_groups=1)
+    geometry, scores = make_geometry(layers=2), make_scores(plan)
+    # A thousand times as large, and half of the groups far below the others.
+    lopsided = torch.cat([torch.rand(20), 100 + torch.rand(20)]) * 1000
+    scores = Scores(
+        (scores.layers[0], dataclasses.replace(scores.layers[1], intermediate=lopsided))
+    )
+    pruned, _ = allocate(
+        scores,
+        plan,
+        geometry,
+        target_num_parameters=geometry.num_parameters(plan)
+        - 20 * geometry.group_costs[0]["intermediate"],
+        allocation=Allocation(kind="global_zscore", constraints=FREE),
+        axes=("intermediate",),
+    )
+    standing = [
+        (layer, index, value)
+        for layer in (0, 1)
+        for index, value in enumerate(
+            zscores(tuple(scores.layers[layer].intermediate.tolist()), None)
+        )
+    ]
+    lowest = sorted(standing, key=lambda item: item[2])[:20]
+    lost = {
+        (i, c)
+        for i, layer in enumerate(pruned.layers)
+        for c in set(range(40)) - set(layer.intermediate)
+    }
+    assert lost == {(layer, index) for layer, index, _ in lowest}
+
+
+def test_a_head_is_standardised_by_the_deviation_of_its_channels() -> None:
+    """FLAP's heads are means of standardised channels, so they stand out less than channels do."""
+    channels = torch.rand(3, 8)
+    deviation = 8 * channels.std(correction=0).item()
+    heads = tuple(channels.sum(dim=1).tolist())
+    standardised = (channels - channels.mean()) / channels.std(correction=0)
+    assert zscores(heads, deviation) == pytest.approx(standardised.mean(dim=1).tolist(), abs=1e-5)
+
+
+@pytest.mark.parametrize("kind", ["global_zscore", "equal_marginal"])
+def test_a_uniform_layout_is_open_to_global_rankings(kind: AllocationKind) -> None:
+    plan = whole(layers=4, intermediate=128, kv_groups=4)
+    geometry = make_geometry(layers=4)
+    target = geometry.num_parameters(plan) - round(0.3 * prunable(geometry, plan))
+    pruned, _ = allocate(
+        make_scores(plan),
+        plan,
+        geometry,
+        target_num_parameters=target,
+        allocation=Allocation(kind=kind, layout="uniform", constraints=FREE),
+    )
+    assert len(set(geometry.widths(pruned))) == 1
+    one_step = 4 * geometry.group_costs[0]["intermediate"]
+    assert target - one_step < geometry.num_parameters(pruned) <= target
