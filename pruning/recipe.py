@@ -253,7 +253,7 @@ class Data(Part):
 
 # --- method: axes x importance x allocation x schedule x compensation x recovery ---------------------
 
-Axis = Literal["intermediate", "kv_group", "query_head"]
+Axis = Literal["intermediate", "kv_group", "query_head", "layer"]
 ImportanceKind = Literal[
     "magnitude",
     "taylor",
@@ -262,6 +262,7 @@ ImportanceKind = Literal[
     "wanda",
     "activation",
     "random",
+    "block_influence",
 ]
 TaylorOrder = Literal["first", "second", "mix"]
 AllocationKind = Literal["uniform", "layer_adaptive", "equal_marginal", "global_zscore"]
