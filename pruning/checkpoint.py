@@ -6,10 +6,15 @@ increment-0003/
     training_state/optimizer.safetensors    moments and the random generator
     training_state/state.json               everything else, as JSON
     manifest.json                           written last; the directory is then renamed into place
+
+partial-0004/
+    the same, of an increment whose training goes on; never published, gone when the increment is
+    teacher/                                the model distilled from, where it is not the base model
 """
 
 import copy
 import json
+import logging
 import shutil
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -32,14 +37,18 @@ from pruning.manifest import (
     read_manifest,
     write_manifest,
 )
+from pruning.models.distillation import freeze
 from pruning.models.load import load_base_model
-from pruning.recipe import PathModel
+from pruning.recipe import PathModel, Recipe
 
 _WEIGHTS = "model.safetensors"
 _MASTER_WEIGHTS = "weights.safetensors"
 _OPTIMIZER = "optimizer.safetensors"
 _STATE = "state.json"
+_TEACHER = "teacher"
 _RANDOM_STATE = "random_state"
+
+logger = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -61,11 +70,17 @@ class Resumable:
     manifest_sha256: str
     state: Mapping[str, Any]
     optimizer_tensors: Mapping[str, Tensor]
+    teacher: PreTrainedModel | None
 
 
 def increment_directory(increment: int) -> str:
     """The name of an increment's directory."""
     return f"increment-{increment:04d}"
+
+
+def partial_directory(increment: int) -> str:
+    """The name of the directory that keeps an increment in progress."""
+    return f"partial-{increment:04d}"
 
 
 def save_checkpoint(
@@ -82,16 +97,76 @@ def save_checkpoint(
     An interrupted call leaves only a directory that begins with a dot, which the next call removes.
     """
     directory = out_dir / increment_directory(manifest.increment)
-    unfinished = out_dir / f".{directory.name}"
-    for left_over in (unfinished, directory):
-        shutil.rmtree(left_over, ignore_errors=True)
-    (unfinished / TRAINING_STATE).mkdir(parents=True)
+    unfinished = _begin(directory)
     _save_model(model, unfinished, getattr(torch, manifest.dtype))
     tokenizer.save_pretrained(unfinished)
     _save_training_state(model, optimizer, state, unfinished / TRAINING_STATE)
+    return _complete(unfinished, directory, manifest)
+
+
+def save_partial(
+    out_dir: Path,
+    manifest: Manifest,
+    *,
+    model: PreTrainedModel,
+    tokenizer: PreTrainedTokenizerBase,
+    optimizer: torch.optim.Optimizer,
+    state: Mapping[str, Any],
+    teacher: PreTrainedModel | None,
+) -> Path:
+    """Keep an increment in progress, in place of what was kept of it before.
+
+    The teacher is one that cannot be opened anew, as the base model can.
+    """
+    directory = out_dir / partial_directory(manifest.increment)
+    unfinished = _begin(directory)
+    _save_model(model, unfinished, getattr(torch, manifest.dtype))
+    tokenizer.save_pretrained(unfinished)
+    if teacher is not None:
+        (unfinished / _TEACHER).mkdir()
+        _save_model(teacher, unfinished / _TEACHER, teacher.dtype)
+        tokenizer.save_pretrained(unfinished / _TEACHER)
+    _save_training_state(model, optimizer, state, unfinished / TRAINING_STATE)
+    return _complete(unfinished, directory, manifest).directory
+
+
+def discard_partial(out_dir: Path, increment: int) -> None:
+    """Drop what was kept of an increment that is now whole."""
+    shutil.rmtree(out_dir / partial_directory(increment), ignore_errors=True)
+
+
+def newest_state(published: Path, out_dir: Path, recipe: Recipe) -> Path:
+    """Where to go on: an increment in progress in `out_dir` that followed this one, or this one.
+
+    Raises:
+        CheckpointCorrupt: `published` has no manifest.
+    """
+    head = read_manifest(published)
+    partial = out_dir / partial_directory(head.increment + 1)
+    try:
+        found = read_manifest(partial)
+        follows = digest_file(published / MANIFEST_NAME).sha256
+        if found.lineage.parent_manifest_sha256 == follows and found.recipe == recipe:
+            found.verify(partial)
+            return partial
+    except CheckpointCorrupt as error:
+        if partial.exists():
+            logger.warning("%s is not used: %s", partial.name, error)
+    return published
+
+
+def _begin(directory: Path) -> Path:
+    unfinished = directory.with_name(f".{directory.name}")
+    shutil.rmtree(unfinished, ignore_errors=True)
+    (unfinished / TRAINING_STATE).mkdir(parents=True)
+    return unfinished
+
+
+def _complete(unfinished: Path, directory: Path, manifest: Manifest) -> Saved:
     files = _digests(unfinished)
     complete = manifest.model_copy(update={"files": files, "num_bytes": files[_WEIGHTS].num_bytes})
     manifest_sha256 = write_manifest(complete, unfinished)
+    shutil.rmtree(directory, ignore_errors=True)
     unfinished.replace(directory)
     return Saved(directory=directory, manifest=complete, manifest_sha256=manifest_sha256)
 
@@ -163,9 +238,17 @@ def load_checkpoint(directory: Path) -> Resumable:
             manifest_sha256=digest_file(directory / MANIFEST_NAME).sha256,
             state=json.loads((training_state / _STATE).read_text(encoding="utf-8")),
             optimizer_tensors=load_file(training_state / _OPTIMIZER),
+            teacher=_load_teacher(directory / _TEACHER),
         )
     except (OSError, ValueError, SafetensorError, InvalidModel) as error:
         raise CheckpointCorrupt(f"{directory}: {error}") from error
+
+
+def _load_teacher(directory: Path) -> PreTrainedModel | None:
+    if not directory.is_dir():
+        return None
+    dtype = getattr(torch, json.loads((directory / "config.json").read_bytes())["dtype"])
+    return freeze(load_base_model(PathModel(path=str(directory)), dtype=dtype).model, dtype)
 
 
 @torch.no_grad()

@@ -5,10 +5,11 @@ from typing import Literal
 
 import torch
 
+from pruning.checkpoint import newest_state
 from pruning.data.corpus import build_corpus
 from pruning.events import Emit, Outcome, PhaseChanged, RunFinished, RunStopped, RunWarning
 from pruning.methods.incremental import evaluate_base, prune_incrementally
-from pruning.methods.run import Stop, build_run, start_from_base, start_from_checkpoint
+from pruning.methods.run import Start, Stop, build_run, start_from_base, start_from_checkpoint
 from pruning.recipe import Recipe
 
 Device = Literal["auto", "cpu", "cuda"]
@@ -26,7 +27,8 @@ def run(
 ) -> Outcome | None:
     """Prune and train as the recipe says, leaving a checkpoint in `out_dir` after each increment.
 
-    None means `stop()` came first: the run goes on with `resume_from` the last checkpoint.
+    None means `stop()` came first: the run goes on with `resume_from` the last checkpoint. What
+    `out_dir` keeps of the increment after that one, if a kill left any, is not done again.
 
     Raises:
         PruningError: of the kind that says what was wrong.
@@ -34,7 +36,7 @@ def run(
     place = _place(device, threads)
     torch.manual_seed(recipe.seed)
     emit(PhaseChanged(phase="loading", increment=0))
-    start = start_from_checkpoint(resume_from) if resume_from else start_from_base(recipe)
+    start = _start(recipe, resume_from, out_dir)
     emit(PhaseChanged(phase="resolving", increment=start.last_increment))
     corpus = build_corpus(
         recipe.data, start.tokenizer, out_dir / "corpus", max_train_tokens=_most_tokens(recipe)
@@ -52,6 +54,12 @@ def run(
     else:
         emit(RunFinished(outcome=outcome, num_parameters=state.last_num_parameters, increment=last))
     return outcome
+
+
+def _start(recipe: Recipe, resume_from: Path | None, out_dir: Path) -> Start:
+    if resume_from is None:
+        return start_from_base(recipe)
+    return start_from_checkpoint(newest_state(resume_from, out_dir, recipe))
 
 
 def _place(device: Device, threads: int | None) -> torch.device:

@@ -366,6 +366,12 @@ class Recovery(Part):
     max_grad_norm: float = Field(1.0, gt=0)
     precision: Literal["float32", "bfloat16"] = "bfloat16"
     distillation: Distillation | None = None
+    checkpoint_seconds: float | None = Field(
+        900.0,
+        gt=0,
+        description="How much training time a kill may cost: inside an increment the state is kept "
+        "this often, on the worker's own disk. None: only increments are.",
+    )
 
 
 class Evaluation(Part):

@@ -23,6 +23,9 @@ _KNOWN_FORMATS = f"Known formats: {', '.join(_FORMATS)}, also as {' or '.join(_C
 _PAGE_CHARACTERS = 4096
 """Blocks of a plain text file are gathered into documents of about this length."""
 
+_MAX_PAGE_CHARACTERS = 1 << 20
+"""Longer text without a blank line is cut at a line, or it would be held whole."""
+
 _MAX_EXAMPLES = 3
 _MALFORMED_ALLOWANCE = 10
 _MALFORMED_FRACTION = 0.01
@@ -207,9 +210,12 @@ def _pages(path: Path, report: ReadReport) -> Iterator[str]:
             if not text.strip() and num_characters >= _PAGE_CHARACTERS:
                 yield "".join(page)
                 page, num_characters = [], 0
-            else:
-                page.append(text)
-                num_characters += len(text)
+                continue
+            page.append(text)
+            num_characters += len(text)
+            if num_characters >= _MAX_PAGE_CHARACTERS:
+                yield "".join(page)
+                page, num_characters = [], 0
     yield "".join(page)
 
 

@@ -1,12 +1,13 @@
 """Adapt-Pruner's loop (arXiv 2502.03460): small cuts, each followed by training, to the target."""
 
+import time
 from datetime import UTC, datetime
 
 import torch
 
 from pruning.allocation.allocate import allocate
 from pruning.allocation.debt import Debt
-from pruning.checkpoint import Saved, save_checkpoint
+from pruning.checkpoint import Saved, discard_partial, save_checkpoint, save_partial
 from pruning.compensation import refit_outputs
 from pruning.errors import TargetUnreachable
 from pruning.evaluation.speed import measure_speed
@@ -40,8 +41,10 @@ def prune_incrementally(run: Run) -> Outcome | None:
     for increment in run.increments[run.last_increment :]:
         if run.stop():
             return None
-        cut(run, increment)
-        evaluate(run, "pruned", increment.number)
+        # A run that was killed in the middle of an increment has its cut behind it.
+        if run.cut_increment < increment.number:
+            cut(run, increment)
+            evaluate(run, "pruned", increment.number)
         recover(run, increment)
         evaluate(run, "recovered", increment.number)
         if _breaks_quality_floor(run, increment):
@@ -78,6 +81,7 @@ def cut(run: Run, increment: Increment) -> None:
         )
     apply_plan(run.model, plan, previous=run.plan, optimizer=run.loop.optimizer)
     run.plan = plan
+    run.cut_increment = increment.number
     run.emit(
         PruneFinished(
             increment=increment.number,
@@ -116,14 +120,36 @@ def decide(run: Run, scores: Scores, target_num_parameters: int) -> tuple[Prunin
 
 
 def recover(run: Run, increment: Increment) -> None:
-    """Train up to the step where the increment ends."""
+    """Train up to the step where the increment ends, keeping the state from time to time."""
     _enter(run, "training", increment.number)
+    kept_at = time.monotonic()
 
     def after_step() -> None:
-        if run.loop.progress.step % run.recipe.data.mixture.update_steps == 0:
+        nonlocal kept_at
+        step = run.loop.progress.step
+        if step % run.recipe.data.mixture.update_steps == 0:
             update_mixture(run, increment.number)
+        due = run.recipe.recovery.checkpoint_seconds
+        if due is not None and step < increment.until_step and time.monotonic() - kept_at >= due:
+            keep_partial(run, increment)
+            kept_at = time.monotonic()
 
     run.loop.train(increment.until_step, increment=increment.number, after_step=after_step)
+
+
+def keep_partial(run: Run, increment: Increment) -> None:
+    """Keep the increment in progress on this disk, so that a kill costs minutes."""
+    distillation = run.recipe.recovery.distillation
+    from_previous = distillation is not None and distillation.teacher == "previous"
+    save_partial(
+        run.out_dir,
+        _manifest(run, increment, final=False),
+        model=run.model,
+        tokenizer=run.tokenizer,
+        optimizer=run.loop.optimizer,
+        state=run.training_state(),
+        teacher=run.loop.teacher if from_previous else None,
+    )
 
 
 def evaluate(run: Run, stage: EvaluationStage, increment: int) -> None:
@@ -153,6 +179,8 @@ def publish(run: Run, increment: Increment) -> None:
     if final and run.recipe.evaluation.speed:
         _measure_speed(run, "recovered", increment.number)
     _enter(run, "exporting", increment.number)
+    run.last_increment = increment.number
+    run.last_num_parameters = count_parameters(run.model)
     saved = save_checkpoint(
         run.out_dir,
         _manifest(run, increment, final=final),
@@ -161,8 +189,7 @@ def publish(run: Run, increment: Increment) -> None:
         optimizer=run.loop.optimizer,
         state=run.training_state(),
     )
-    run.last_increment = increment.number
-    run.last_num_parameters = saved.manifest.num_parameters
+    discard_partial(run.out_dir, increment.number)
     run.lineage = run.lineage.model_copy(update={"parent_manifest_sha256": saved.manifest_sha256})
     run.emit(_increment_finished(run, saved))
 

@@ -43,7 +43,10 @@ _PACKAGES = ("espalier", "torch", "transformers", "tokenizers", "safetensors")
 
 @dataclass(frozen=True, kw_only=True)
 class Start:
-    """Where a run begins: at the base model, or after the last published increment."""
+    """Where a run begins: at the base model, after the last published increment, or inside one.
+
+    `cut_increment` is the increment whose cut `model` already has, 0 at the base model.
+    """
 
     model: PreTrainedModel
     tokenizer: PreTrainedTokenizerBase
@@ -52,6 +55,9 @@ class Start:
     base_num_prunable_parameters: int
     lineage: Lineage
     last_increment: int = 0
+    last_num_parameters: int | None = None
+    cut_increment: int = 0
+    teacher: PreTrainedModel | None = None
     measurements: tuple[Measurement, ...] = ()
     data_fingerprint: str | None = None
     state: Mapping[str, Any] = field(default_factory=dict)
@@ -73,7 +79,7 @@ def start_from_base(recipe: Recipe) -> Start:
 
 
 def start_from_checkpoint(directory: Path) -> Start:
-    """Open a published increment with everything its training left.
+    """Open a published increment, or one in progress, with everything its training left.
 
     Raises:
         CheckpointCorrupt: it is incomplete or damaged.
@@ -81,16 +87,19 @@ def start_from_checkpoint(directory: Path) -> Start:
     opened = load_checkpoint(directory)
     manifest = opened.manifest
     fixed = count_parameters(opened.model) - count_prunable_parameters(opened.model)
+    published = opened.state["last_increment"] == manifest.increment
+    parent = opened.manifest_sha256 if published else manifest.lineage.parent_manifest_sha256
     return Start(
         model=opened.model,
         tokenizer=opened.tokenizer,
         plan=manifest.plan,
         base_num_parameters=manifest.base_num_parameters,
         base_num_prunable_parameters=manifest.base_num_parameters - fixed,
-        lineage=manifest.lineage.model_copy(
-            update={"parent_manifest_sha256": opened.manifest_sha256}
-        ),
-        last_increment=manifest.increment,
+        lineage=manifest.lineage.model_copy(update={"parent_manifest_sha256": parent}),
+        last_increment=opened.state["last_increment"],
+        last_num_parameters=opened.state["last_num_parameters"],
+        cut_increment=manifest.increment,
+        teacher=opened.teacher,
         measurements=manifest.measurements,
         data_fingerprint=manifest.data_fingerprint,
         state=opened.state,
@@ -102,7 +111,8 @@ def start_from_checkpoint(directory: Path) -> Start:
 class Run:
     """A run in progress: the model and its plan move together, `loop` lives through all cuts.
 
-    `last_increment` is the last one published, 0 before the first; `last_num_parameters` its size.
+    `last_increment` is the last one published, 0 before the first; `last_num_parameters` its size;
+    `cut_increment` the one whose cut `model` has.
     """
 
     recipe: Recipe
@@ -123,6 +133,7 @@ class Run:
     lineage: Lineage
     last_increment: int
     last_num_parameters: int
+    cut_increment: int
     measurements: list[Measurement]
     versions: dict[str, str]
 
@@ -153,6 +164,8 @@ class Run:
     def training_state(self) -> dict[str, Any]:
         """What a checkpoint stores beside weights and moments, as JSON."""
         return {
+            "last_increment": self.last_increment,
+            "last_num_parameters": self.last_num_parameters,
             "progress": asdict(self.loop.progress),
             "sampler": self.loop.sampler.state(),
             "debt": self.debt.model_dump(mode="json") if self.debt else None,
@@ -214,7 +227,8 @@ def build_run(
         base_num_prunable_parameters=start.base_num_prunable_parameters,
         lineage=start.lineage,
         last_increment=start.last_increment,
-        last_num_parameters=count_parameters(model),
+        last_num_parameters=start.last_num_parameters or count_parameters(model),
+        cut_increment=start.cut_increment,
         measurements=list(start.measurements),
         versions=_versions(),
     )
@@ -293,11 +307,17 @@ def _loop(
         ),
         progress=Progress(**start.state.get("progress", {})),
         emit=emit,
-        teacher=_base_teacher(recipe, start.lineage, device),
+        teacher=_teacher(recipe, start, device),
     )
 
 
-def _base_teacher(recipe: Recipe, lineage: Lineage, device: torch.device) -> PreTrainedModel | None:
+def _teacher(recipe: Recipe, start: Start, device: torch.device) -> PreTrainedModel | None:
+    """The model to distil from until the next cut."""
+    teacher = start.teacher or _base_teacher(recipe, start.lineage)
+    return teacher.to(device) if teacher is not None else None
+
+
+def _base_teacher(recipe: Recipe, lineage: Lineage) -> PreTrainedModel | None:
     """The base model to distil from, opened anew: the run's own copy of it is about to be cut."""
     distillation = recipe.recovery.distillation
     if distillation is None or distillation.teacher != "base" or recipe.recovery.kind == "none":
@@ -306,7 +326,7 @@ def _base_teacher(recipe: Recipe, lineage: Lineage, device: torch.device) -> Pre
     if isinstance(source, HubModel) and lineage.model_revision is not None:
         source = source.model_copy(update={"revision": lineage.model_revision})
     dtype = product_dtype(recipe.recovery.precision)
-    return freeze(load_base_model(source, dtype=dtype).model, dtype).to(device)
+    return freeze(load_base_model(source, dtype=dtype).model, dtype)
 
 
 def _versions() -> dict[str, str]:

@@ -137,6 +137,86 @@ def test_a_resumed_run_equals_an_uninterrupted_one_bit_for_bit(
     assert all(torch.equal(expected[name], found[name]) for name in expected)
 
 
+def kill_at_step(recipe: Recipe, out_dir: Path, step: int, **options: Path) -> None:
+    def die(event: Event) -> None:
+        if isinstance(event, StepFinished) and event.step > step:
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        run(recipe, out_dir, die, device="cpu", **options)
+
+
+KEEPING = {
+    "sequence_length": 64,
+    "batch_sequences": 4,
+    "precision": "float32",
+    "checkpoint_seconds": 1e-9,
+}
+
+
+@pytest.mark.parametrize(
+    ("killed_at_step", "distillation"),
+    [(1, None), (3, None), (6, None), (8, None), (11, None), (6, {"teacher": "previous"})],
+)
+def test_a_run_killed_inside_an_increment_goes_on_from_there_bit_for_bit(
+    tiny_model_dir: Path,
+    corpus: Path,
+    tmp_path: Path,
+    killed_at_step: int,
+    distillation: dict[str, str] | None,
+) -> None:
+    recipe = make_recipe(tiny_model_dir, corpus, recovery={**KEEPING, "distillation": distillation})
+    run(recipe, tmp_path / "whole", lambda _: None, device="cpu")
+    out_dir = tmp_path / "cut"
+    kill_at_step(recipe, out_dir, killed_at_step)
+    done = killed_at_step // 4
+    last = f"increment-{done:04d}" if done else "partial-0001"
+    events: list[Event] = []
+    run(recipe, out_dir, events.append, resume_from=out_dir / last, device="cpu")
+    assert only(events, StepFinished)[0].step == killed_at_step + 1
+    expected = training_tensors(tmp_path / "whole" / "increment-0003")
+    found = training_tensors(out_dir / "increment-0003")
+    assert all(torch.equal(expected[name], found[name]) for name in expected)
+    whole, resumed = (
+        read_manifest(directory / "increment-0003") for directory in (tmp_path / "whole", out_dir)
+    )
+    assert resumed.measurements == whole.measurements
+    assert not list(out_dir.glob("partial-*"))
+
+
+def test_what_is_kept_of_an_increment_can_be_killed_and_resumed_again(
+    tiny_model_dir: Path, corpus: Path, tmp_path: Path
+) -> None:
+    recipe = make_recipe(tiny_model_dir, corpus, recovery=KEEPING)
+    out_dir = tmp_path / "out"
+    kill_at_step(recipe, out_dir, 5)
+    parent = {"resume_from": out_dir / "increment-0001"}
+    kill_at_step(recipe, out_dir, 6, **parent)
+    events: list[Event] = []
+    run(recipe, out_dir, events.append, device="cpu", **parent)
+    assert [e.step for e in only(events, StepFinished)] == list(range(7, 13))
+    assert [e.increment for e in only(events, PruneFinished)] == [3]
+
+
+@pytest.mark.parametrize("harm", ["damaged", "of another recipe", "of another parent"])
+def test_a_kept_increment_that_does_not_fit_is_done_again(
+    tiny_model_dir: Path, corpus: Path, tmp_path: Path, harm: str
+) -> None:
+    recipe = make_recipe(tiny_model_dir, corpus, recovery=KEEPING)
+    out_dir = tmp_path / "out"
+    kill_at_step(recipe, out_dir, 6)
+    parent = out_dir / "increment-0001"
+    if harm == "damaged":
+        (out_dir / "partial-0002" / "model.safetensors").write_bytes(b"")
+    elif harm == "of another recipe":
+        recipe = recipe.model_copy(update={"seed": recipe.seed + 1})
+    else:
+        (parent / "manifest.json").write_text((parent / "manifest.json").read_text() + "\n")
+    events: list[Event] = []
+    run(recipe, out_dir, events.append, resume_from=parent, device="cpu")
+    assert only(events, StepFinished)[0].step == 5
+
+
 def test_a_resumed_manifest_holds_the_whole_history(recipe: Recipe, tmp_path: Path) -> None:
     run(recipe, tmp_path / "out", lambda _: None, device="cpu")
     first = tmp_path / "out" / "increment-0001"

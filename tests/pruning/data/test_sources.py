@@ -1,5 +1,6 @@
 import gzip
 import json
+import tracemalloc
 from pathlib import Path
 
 import pyarrow
@@ -52,6 +53,21 @@ def test_plain_text_becomes_pages_and_loses_no_line(tmp_path: Path) -> None:
     pages = read(path)
     assert len(pages) > 3
     assert "".join(pages).replace("\n", "") == "".join(blocks)
+
+
+def test_memory_does_not_grow_with_the_corpus(tmp_path: Path) -> None:
+    path = tmp_path / "a.txt"
+    with path.open("w") as file:
+        for _ in range(12):
+            file.write(("no blank line in a file of twelve megabytes\n" * 24)[:1023] * 1024 + "\n")
+    tracemalloc.start()
+    num_characters = sum(
+        len(document) for document in read_documents(PathData(path=str(path)), ReadReport())
+    )
+    _, peak = tracemalloc.get_traced_memory()
+    tracemalloc.stop()
+    assert num_characters == path.stat().st_size
+    assert peak < 6e6
 
 
 def test_inline_documents_are_read_as_they_are() -> None:
