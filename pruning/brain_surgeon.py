@@ -11,9 +11,14 @@ All products and solves are in fp64: H is often close to singular.
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from itertools import pairwise
 
 import torch
 from torch import Tensor
+
+_GREEDY_SHARE = 96
+"""Groups leave in steps of at most this fraction of those there at first, then are scored anew."""
+_SILENT = 1e-12
 
 
 @dataclass(frozen=True)
@@ -32,11 +37,16 @@ class Elimination:
 
 
 def damped(inputs_II: Tensor, ridge: float) -> Tensor:
-    """fp64 H + ridge * mean(diag H) * identity: channels that never fire can be solved for."""
+    """fp64 H with its diagonal raised by the share `ridge`, whatever the scale of each channel.
+
+    A few channels of a language model are thousands of times larger than the rest: a ridge that is
+    the same for all would leave nothing of the small ones.
+    """
     damped_II = inputs_II.double()
-    diagonal = damped_II.diagonal()
-    smallest = torch.finfo(torch.float32).tiny
-    return damped_II + torch.diag_embed((ridge * diagonal.mean() + smallest).expand_as(diagonal))
+    diagonal_I = damped_II.diagonal()
+    # What never fires can be solved for too.
+    floor = _SILENT * diagonal_I.mean() + torch.finfo(torch.float32).tiny
+    return damped_II + torch.diag_embed(ridge * diagonal_I + floor)
 
 
 def refitted(weight_OI: Tensor, inputs_II: Tensor, kept_K: Tensor, *, ridge: float) -> Tensor:
@@ -66,24 +76,23 @@ def eliminate(
     """Remove the cheapest groups, refit, and go on, down to each of `widths` (descending) in turn.
 
     The inverse of H, W and G W are kept for the columns still there: block elimination, so that one
-    inversion serves the whole curve.
+    inversion serves the whole curve. Groups that go together are scored together, so on the way to
+    a width only a few go at a time.
     """
     state = _State.of(weight_OI, inputs_II, gradients_OO, group_size=group_size, ridge=ridge)
     scores_N = state.scores()
     costs_N = torch.full_like(scores_N, torch.inf)
     order: list[Tensor] = []
-    num_gone = 0
-    for width in widths:
-        num_groups = len(state.groups)
-        scores_now = scores_N if not order else state.scores()
-        ranks = torch.argsort(scores_now, stable=True)
-        going, staying = ranks[: num_groups - width], ranks[num_groups - width :].sort().values
-        order.append(state.groups[going])
-        cost = state.remove(going, staying)
-        costs_N[num_gone : num_gone + len(going)] = max(cost, 0.0) / len(going)
-        num_gone += len(going)
-    order.append(state.groups)
-    return Elimination(torch.cat(order), costs_N, scores_N)
+    num_groups = len(scores_N)
+    at_once = max(1, num_groups // _GREEDY_SHARE)
+    for before, width in pairwise((num_groups, *widths)):
+        cost = 0.0
+        while len(state.groups) > width:
+            gone, its_cost = state.remove_cheapest(min(at_once, len(state.groups) - width))
+            order.append(gone)
+            cost += its_cost
+        costs_N[num_groups - before : num_groups - width] = max(cost, 0.0) / (before - width)
+    return Elimination(torch.cat([*order, state.groups]), costs_N, scores_N)
 
 
 @dataclass
@@ -129,8 +138,14 @@ class _State:
         costs: Tensor = (solved_NEO * sensitivity_NEO).sum(dim=(1, 2)) / 2
         return costs
 
-    def remove(self, going: Tensor, staying: Tensor) -> float:
-        """Take groups (positions among those still there) out, refit, and return the joint cost."""
+    def remove_cheapest(self, num_groups: int) -> tuple[Tensor, float]:
+        """Take groups out, refit, and return which they were and their joint cost."""
+        ranks = torch.argsort(self.scores(), stable=True)
+        gone = self.groups[ranks[:num_groups]]
+        return gone, self._remove(ranks[:num_groups], ranks[num_groups:].sort().values)
+
+    def _remove(self, going: Tensor, staying: Tensor) -> float:
+        """`going` and `staying` are positions among the groups still there."""
         gone_S, kept_K = self._columns(going), self._columns(staying)
         factor_SS = torch.linalg.cholesky(self.inverse[gone_S][:, gone_S])
         cross_SK = self.inverse[gone_S][:, kept_K]

@@ -285,11 +285,8 @@ class Importance(Part):
     kind: ImportanceKind = "taylor"
     taylor_order: TaylorOrder = "first"
     calibration: Calibration = Calibration()
-    num_gradient_samples: int | None = Field(
-        None, gt=0, description="`fisher`: samples that also go backward. Default: all."
-    )
     ridge: float = Field(
-        0.01, gt=0, lt=1, description="Damping of input moments, as a share of their mean."
+        0.03, gt=0, lt=1, description="By how much the diagonal of input moments is raised."
     )
 
 

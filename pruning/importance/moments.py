@@ -26,8 +26,9 @@ class Moments:
     """Per-token means by block, fp32.
 
     `inputs` is H = E[x x^T] over the inputs of the block's output projection, `gradients` is
-    G = E[g g^T] over the gradients of the summed loss with respect to its outputs; the latter is
-    empty where only inputs were asked for.
+    G = E[g g^T] over the gradients of the summed loss with respect to its outputs. Where gradients
+    were asked for, H weighs each token by |g|^2 (in the mean 1): the Fisher matrix is the mean of
+    (x x^T) (x) (g g^T), and tokens on which the loss does not depend should not shape it.
     """
 
     inputs: Mapping[BlockKey, Tensor]
@@ -35,16 +36,9 @@ class Moments:
 
 
 def measure_moments(
-    model: PreTrainedModel,
-    batches: Sequence[Tensor],
-    *,
-    precision: Precision,
-    num_gradient_samples: int,
+    model: PreTrainedModel, batches: Sequence[Tensor], *, precision: Precision, gradients: bool
 ) -> Moments:
-    """One pass over token ids [B, T] on the model's device; the first sequences also go backward.
-
-    H needs more text than G, which is smaller and only weighs errors, and a forward pass costs a
-    third of both. Weights, flags and mode are left as found.
+    """One pass over token ids [B, T] on the model's device; weights, flags and mode stay.
 
     Raises:
         InvalidData: there is no batch.
@@ -55,23 +49,12 @@ def measure_moments(
     with _frozen(model), ExitStack() as stack:
         for handle in (s.watch() for s in sums.values()):
             stack.callback(handle.remove)
-        num_left = num_gradient_samples
         for ids_BT in batches:
-            for part_BT, backward in _split(ids_BT, num_left):
-                _pass(model, part_BT, precision, backward=backward)
-            num_left = max(0, num_left - len(ids_BT))
+            _pass(model, ids_BT, precision, backward=gradients)
     return Moments(
         inputs={key: s.inputs.mean() for key, s in sums.items()},
-        gradients={key: s.gradients.mean() for key, s in sums.items() if s.gradients.num_tokens},
+        gradients={key: s.gradients.mean() for key, s in sums.items()} if gradients else {},
     )
-
-
-def _split(ids_BT: Tensor, num_gradient_samples: int) -> Iterator[tuple[Tensor, bool]]:
-    with_gradient_BT, without_BT = ids_BT[:num_gradient_samples], ids_BT[num_gradient_samples:]
-    if len(with_gradient_BT):
-        yield with_gradient_BT, True
-    if len(without_BT):
-        yield without_BT, False
 
 
 def _pass(model: PreTrainedModel, ids_BT: Tensor, precision: Precision, *, backward: bool) -> None:
@@ -86,19 +69,19 @@ def _pass(model: PreTrainedModel, ids_BT: Tensor, precision: Precision, *, backw
 
 @dataclass
 class _Mean:
-    """A running mean of x x^T over tokens."""
+    """A running mean of x x^T, weighted by `weight`."""
 
-    num_tokens: int = 0
+    weight: float = 0.0
     total: Tensor | None = None
 
-    def add(self, rows_NI: Tensor) -> None:
+    def add(self, rows_NI: Tensor, weight: float) -> None:
         product_II = _gram(rows_NI)
         self.total = product_II if self.total is None else self.total.add_(product_II)
-        self.num_tokens += len(rows_NI)
+        self.weight += weight
 
     def mean(self) -> Tensor:
         assert self.total is not None
-        return self.total / self.num_tokens
+        return self.total / max(self.weight, torch.finfo(torch.float32).tiny)
 
 
 @dataclass
@@ -115,12 +98,20 @@ class _Sums:
     def _after_forward(
         self, _module: nn.Module, args: tuple[Tensor, ...], output_BTO: Tensor
     ) -> None:
-        self.inputs.add(args[0].detach().flatten(0, -2))
-        if output_BTO.requires_grad:
-            output_BTO.register_hook(self._after_backward)  # type: ignore[no-untyped-call]  # torch's own
+        inputs_NI = args[0].detach().flatten(0, -2)
+        if not output_BTO.requires_grad:
+            self.inputs.add(inputs_NI, len(inputs_NI))
+            return
+        output_BTO.register_hook(  # type: ignore[no-untyped-call]  # torch's own
+            lambda grad_BTO: self._after_backward(inputs_NI, grad_BTO.detach().flatten(0, -2))
+        )
 
-    def _after_backward(self, grad_BTO: Tensor) -> None:
-        self.gradients.add(grad_BTO.detach().flatten(0, -2))
+    def _after_backward(self, inputs_NI: Tensor, grads_NO: Tensor) -> None:
+        norms_N = grads_NO.float().norm(dim=1, keepdim=True)
+        # Back in the dtype of the products: H stays the exact moment of vectors very close to x.
+        weighted_NI = (inputs_NI * norms_N).to(inputs_NI.dtype)
+        self.inputs.add(weighted_NI, float(norms_N.square().sum()))
+        self.gradients.add(grads_NO, len(grads_NO))
 
 
 @torch.no_grad()

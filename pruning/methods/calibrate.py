@@ -60,11 +60,6 @@ def _fisher_scores(run: Run, moments: Moments) -> Scores:
 
 
 def _moments(run: Run, batches: Sequence[Tensor], *, gradients: bool) -> Moments:
-    importance = run.recipe.importance
-    num_samples = importance.num_gradient_samples or importance.calibration.num_samples
     return measure_moments(
-        run.model,
-        batches,
-        precision=run.recipe.recovery.precision,
-        num_gradient_samples=num_samples if gradients else 0,
+        run.model, batches, precision=run.recipe.recovery.precision, gradients=gradients
     )

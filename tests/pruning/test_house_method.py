@@ -29,10 +29,8 @@ CONSTRAINTS = Constraints(width_multiple=8, min_intermediate_size=8)
 BATCHES = [random_ids(num_sequences=4, length=24, seed=seed) for seed in (1, 2)]
 
 
-def measure(model: PreTrainedModel, *, num_gradient_samples: int = 8) -> Moments:
-    return measure_moments(
-        model, BATCHES, precision="float32", num_gradient_samples=num_gradient_samples
-    )
+def measure(model: PreTrainedModel, *, gradients: bool = True) -> Moments:
+    return measure_moments(model, BATCHES, precision="float32", gradients=gradients)
 
 
 def score(model: PreTrainedModel, moments: Moments) -> Scores:
@@ -67,9 +65,10 @@ def block_outputs(model: PreTrainedModel, ids_BT: torch.Tensor) -> list[torch.Te
 
 
 @pytest.mark.parametrize("family", FAMILIES)
-def test_moments_are_means_over_all_tokens(family: str) -> None:
+def test_moments_are_means_over_all_tokens_inputs_by_squared_gradient(family: str) -> None:
     model = make_tiny_model(family)
     moments = measure(model)
+    unweighted = measure(model, gradients=False).inputs[1, "intermediate"]
     module = output_projections(model)[1, "intermediate"].module
     rows: list[torch.Tensor] = []
     grads: list[torch.Tensor] = []
@@ -83,22 +82,13 @@ def test_moments_are_means_over_all_tokens(family: str) -> None:
         training_loss(model, ids, "float32").backward()
     handle.remove()
     x, g = torch.cat(rows), torch.cat(grads)
-    torch.testing.assert_close(
-        moments.inputs[1, "intermediate"], x.T @ x / len(x), rtol=1e-3, atol=1e-5
-    )
+    weight = g.square().sum(dim=1, keepdim=True)
+    weighted = (x * weight).T @ x / weight.sum()
+    torch.testing.assert_close(moments.inputs[1, "intermediate"], weighted, rtol=1e-3, atol=1e-5)
+    torch.testing.assert_close(unweighted, x.T @ x / len(x), rtol=1e-3, atol=1e-5)
     torch.testing.assert_close(
         moments.gradients[1, "intermediate"], g.T @ g / len(g), rtol=1e-3, atol=1e-6
     )
-
-
-def test_inputs_come_from_all_text_and_gradients_from_the_first_samples() -> None:
-    model = make_tiny_model("llama")
-    some = measure(model, num_gradient_samples=4)
-    first = measure_moments(model, BATCHES[:1], precision="float32", num_gradient_samples=4)
-    every = measure(model)
-    key = (0, "intermediate")
-    torch.testing.assert_close(some.inputs[key], every.inputs[key])
-    torch.testing.assert_close(some.gradients[key], first.gradients[key])
 
 
 def test_measuring_leaves_the_model_as_it_was() -> None:
@@ -113,7 +103,7 @@ def test_measuring_leaves_the_model_as_it_was() -> None:
 def test_bf16_products_are_summed_in_fp32() -> None:
     """Moments rounded to bf16 are indefinite, and the elimination needs their inverse."""
     model = make_tiny_model("llama", intermediate_size=256)
-    moments = measure_moments(model, BATCHES, precision="bfloat16", num_gradient_samples=0)
+    moments = measure_moments(model, BATCHES, precision="bfloat16", gradients=True)
     inputs = moments.inputs[0, "intermediate"]
     smallest, largest = torch.linalg.eigvalsh(inputs.double())[[0, -1]]
     assert float(smallest) > -1e-6 * float(largest)
@@ -122,7 +112,7 @@ def test_bf16_products_are_summed_in_fp32() -> None:
 
 def test_no_text_is_an_error() -> None:
     with pytest.raises(InvalidData):
-        measure_moments(make_tiny_model("llama"), [], precision="float32", num_gradient_samples=1)
+        measure_moments(make_tiny_model("llama"), [], precision="float32", gradients=True)
 
 
 @pytest.mark.parametrize("family", FAMILIES)

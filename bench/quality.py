@@ -1,0 +1,248 @@
+"""How good pruned models are without any training: every preset, several sizes, one table.
+
+    python -m bench.quality --model DIR --data DIR [--presets espalier flap] [--sparsity 0.2 0.4]
+
+`--data` holds `c4.calibration.jsonl.gz` and `wikitext2.test.tokens.txt`. A preset may carry changes
+to its recipe, as in `espalier,importance.ridge=0.001`, which is how the ablations of docs/method.md
+were made. Each preset runs in a process of its own, on the same text, one after the other.
+"""
+
+import argparse
+import json
+import math
+import subprocess
+import sys
+import tempfile
+from collections.abc import Iterator
+from dataclasses import asdict, dataclass
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from transformers import AutoModelForCausalLM, AutoTokenizer
+
+import espalier.loading  # noqa: F401  Lets transformers open models whose layers differ.
+from bench.plot import plot_quality
+from pruning.evaluation.perplexity import evaluate_perplexity
+from pruning.models.geometry import count_parameters, count_prunable_parameters
+from pruning.presets import PRESETS
+from pruning.recipe import Recipe
+
+CALIBRATION = "c4.calibration.jsonl.gz"
+EVALUATION = "wikitext2.test.tokens.txt"
+CONTEXT_LENGTHS = (2048, 128)
+RESULTS = Path(__file__).parent / "results"
+
+BARS = {0.2: (31.0, 81.0), 0.4: (60.0, 140.0), 0.6: (105.0, 245.0)}
+"""Perplexity of the default at 2048 and 128 tokens, by share of decoder parameters removed."""
+PEERS = {
+    "adapt_pruner": {0.2: (34.5, 90.5), 0.4: (951.1, 1840.6), 0.6: (2712.0, 4927.9)},
+    "llm_pruner": {0.2: (42.7, 92.9), 0.4: (316.1, 705.8), 0.6: (3396.2, 3898.9)},
+    "flap": {0.2: (37.2, 101.4), 0.4: (636.3, 812.1), 0.6: (2690.4, 3762.4)},
+    "slicegpt": {0.2: (147.9, 318.8), 0.4: (409.6, 703.4), 0.6: (1315.7, 1670.1)},
+    "shortgpt": {0.2: (45.0, 111.2), 0.4: (408.5, 323.4), 0.6: (6648.9, 14226.4)},
+}
+"""What each system's own code reached on the same text: SmolLM2-135M-Instruct, 59,392 tokens."""
+MAX_CPU_SECONDS = 400.0
+MAX_MODEL_SIZES = 3.0
+
+DEFAULTS = {
+    "espalier": {
+        "schedule": {"num_increments": 2},
+        "importance": {"calibration": {"num_samples": 64, "sequence_length": 512, "batch_size": 4}},
+    }
+}
+"""The size of the work, by preset: increments on the way to 20 %, and text for each of them."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Row:
+    """One pruned model."""
+
+    preset: str
+    sparsity: float
+    removed: float
+    num_parameters: int
+    base_bytes: int
+    perplexity_2048: float
+    perplexity_128: float
+    cpu_seconds: float
+    peak_bytes: int
+
+
+@dataclass(frozen=True, kw_only=True)
+class Verdict:
+    """A figure against its bar."""
+
+    what: str
+    figure: float
+    bar: float
+
+    @property
+    def word(self) -> str:
+        return "met" if self.figure <= self.bar else "MISSED"
+
+
+def main() -> None:
+    args = _arguments()
+    torch.set_num_threads(args.threads)
+    dense = _perplexities(args.model, args.data, args.tokens)
+    print(f"dense: {dense[0]:.2f} / {dense[1]:.2f}", flush=True)
+    rows: list[Row] = []
+    for preset in args.presets:
+        for row in _prune(preset, args):
+            rows.append(row)
+            print(_line(row), flush=True)
+    verdicts = [v for row in rows for v in _verdicts(row)]
+    for verdict in verdicts:
+        print(f"{verdict.what:44s} {verdict.figure:9.1f}  bar {verdict.bar:9.1f}  {verdict.word}")
+    _write(args, dense, rows, verdicts)
+
+
+def _arguments() -> argparse.Namespace:
+    parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
+    parser.add_argument("--model", type=Path, required=True)
+    parser.add_argument("--data", type=Path, required=True)
+    parser.add_argument("--presets", nargs="+", default=sorted(PRESETS))
+    parser.add_argument("--sparsity", nargs="+", type=float, default=[0.2, 0.4, 0.6])
+    parser.add_argument("--tokens", type=int, default=59_392)
+    parser.add_argument("--threads", type=int, default=2)
+    parser.add_argument("--name", default="quality", help="Of the files under bench/results.")
+    return parser.parse_args()
+
+
+def _prune(preset: str, args: argparse.Namespace) -> Iterator[Row]:
+    """One run over all sizes; checkpoints are evaluated and then dropped."""
+    recipe = _recipe(preset, args)
+    with tempfile.TemporaryDirectory(prefix="espalier-bench-") as scratch:
+        path = Path(scratch) / "recipe.json"
+        path.write_text(recipe.model_dump_json())
+        command = [sys.executable, "-m", "bench.pruning_run", str(path), f"{scratch}/out"]
+        command += ["--threads", str(args.threads)]
+        done = subprocess.run(command, check=True, stdout=subprocess.PIPE, text=True)
+        reports = [json.loads(line) for line in done.stdout.splitlines()]
+        for sparsity in sorted(args.sparsity):
+            yield _row(preset, sparsity, reports, args)
+
+
+def _row(
+    preset: str, sparsity: float, reports: list[dict[str, Any]], args: argparse.Namespace
+) -> Row:
+    base = AutoModelForCausalLM.from_pretrained(args.model, dtype=torch.float32)
+    num_parameters, num_prunable = count_parameters(base), count_prunable_parameters(base)
+    most = num_parameters - round(sparsity * num_prunable)
+    report = next(r for r in reports if r["num_parameters"] <= most)
+    at_2048, at_128 = _perplexities(report["directory"], args.data, args.tokens)
+    return Row(
+        preset=preset,
+        sparsity=sparsity,
+        removed=(num_parameters - report["num_parameters"]) / num_prunable,
+        num_parameters=report["num_parameters"],
+        base_bytes=4 * num_parameters,
+        perplexity_2048=at_2048,
+        perplexity_128=at_128,
+        cpu_seconds=report["cpu_seconds"],
+        peak_bytes=report["peak_bytes"],
+    )
+
+
+def _recipe(preset: str, args: argparse.Namespace) -> Recipe:
+    name, *changes = preset.split(",")
+    fields: dict[str, Any] = {
+        "model": str(args.model.resolve()),
+        "target": [{"sparsity": sparsity} for sparsity in sorted(args.sparsity)],
+        "data": {"train": str((args.data / CALIBRATION).resolve()), "max_held_out_tokens": 2048},
+        "method": name,
+        "recovery": {"kind": "none"},
+        "evaluation": {"speed": False},
+        "output": {"dtype": "float32"},
+        **json.loads(json.dumps(DEFAULTS.get(name, {}))),
+    }
+    for change in changes:
+        key, _, value = change.partition("=")
+        *parents, last = key.split(".")
+        part = fields
+        for parent in parents:
+            part = part.setdefault(parent, {})
+        part[last] = json.loads(value)
+    schedule = fields.setdefault("schedule", {})
+    if "num_increments" in schedule:
+        schedule["num_increments"] = round(schedule["num_increments"] * max(args.sparsity) / 0.2)
+    return Recipe.model_validate(fields)
+
+
+def _perplexities(directory: Path | str, data: Path, num_tokens: int) -> tuple[float, float]:
+    """At each of `CONTEXT_LENGTHS`, over the first tokens of the text, in bf16 autocast."""
+    tokenizer = AutoTokenizer.from_pretrained(directory)
+    model = AutoModelForCausalLM.from_pretrained(directory, dtype=torch.float32).eval()
+    text = (data / EVALUATION).read_text()
+    ids = tokenizer(text, add_special_tokens=False)["input_ids"][:num_tokens]
+    tokens = np.array(ids, dtype=np.uint32)
+    at_2048, at_128 = (
+        evaluate_perplexity(
+            model,
+            [tokens],
+            context_length=length,
+            precision="bfloat16",
+            data_fingerprint=EVALUATION,
+        ).value
+        for length in CONTEXT_LENGTHS
+    )
+    return at_2048, at_128
+
+
+def _verdicts(row: Row) -> Iterator[Verdict]:
+    """The default against its bars, a re-implemented peer against its own code."""
+    name = row.preset.split(",")[0]
+    bars = BARS if name == "espalier" else PEERS.get(name, {})
+    if row.sparsity in bars:
+        for length, figure, bar in zip(
+            CONTEXT_LENGTHS,
+            (row.perplexity_2048, row.perplexity_128),
+            bars[row.sparsity],
+            strict=True,
+        ):
+            what = f"{row.preset} {row.sparsity:.0%} perplexity at {length}"
+            yield Verdict(what=what, figure=figure, bar=bar)
+    if name == "espalier" and math.isclose(row.sparsity, 0.2):
+        yield Verdict(what=f"{row.preset} CPU seconds", figure=row.cpu_seconds, bar=MAX_CPU_SECONDS)
+        yield Verdict(
+            what=f"{row.preset} peak MB",
+            figure=row.peak_bytes / 1e6,
+            bar=MAX_MODEL_SIZES * row.base_bytes / 1e6,
+        )
+
+
+def _line(row: Row) -> str:
+    return (
+        f"{row.preset:40s} {row.sparsity:4.0%} removed {row.removed:6.2%}"
+        f"  ppl {row.perplexity_2048:9.2f} / {row.perplexity_128:9.2f}"
+        f"  {row.cpu_seconds:6.0f} CPU s  {row.peak_bytes / 1e9:5.2f} GB"
+    )
+
+
+def _write(
+    args: argparse.Namespace,
+    dense: tuple[float, float],
+    rows: list[Row],
+    verdicts: list[Verdict],
+) -> None:
+    RESULTS.mkdir(exist_ok=True)
+    found = {
+        "created_at": datetime.now(UTC).isoformat(timespec="seconds"),
+        "model": args.model.name,
+        "tokens": args.tokens,
+        "threads": args.threads,
+        "context_lengths": CONTEXT_LENGTHS,
+        "dense": dense,
+        "rows": [asdict(row) for row in rows],
+        "bars": [asdict(v) | {"verdict": v.word} for v in verdicts],
+    }
+    (RESULTS / f"{args.name}.json").write_text(json.dumps(found, indent=2) + "\n")
+    plot_quality(found, RESULTS / f"{args.name}.png")
+
+
+if __name__ == "__main__":
+    main()
