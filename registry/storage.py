@@ -194,15 +194,12 @@ class LocalStore:
         self.path_of(sha256).unlink(missing_ok=True)
 
     def entries(self) -> Iterator[Entry]:
-        for path in self.root.glob("sha256/*/*"):
-            try:
-                status = path.stat()
-            except FileNotFoundError:
-                continue  # Deleted meanwhile.
+        for path, status in _files(self.root, "sha256/*/*"):
             yield Entry(path.name, status.st_size, _utc(status.st_mtime))
 
     def discard_partial(self, before: datetime) -> int:
-        old = [p for p in self.root.glob("tmp/*") if _utc(p.stat().st_mtime) < before]
+        files = _files(self.root, "tmp/*")
+        old = [path for path, status in files if _utc(status.st_mtime) < before]
         for path in old:
             path.unlink(missing_ok=True)
         return len(old)
@@ -254,6 +251,14 @@ def _copy(source: BinaryIO, target: BinaryIO) -> StoredBlob:
         target.write(piece)
         num_bytes += len(piece)
     return StoredBlob(sha256=digest.hexdigest(), num_bytes=num_bytes)
+
+
+def _files(root: Path, pattern: str) -> Iterator[tuple[Path, os.stat_result]]:
+    for path in root.glob(pattern):
+        try:
+            yield path, path.stat()
+        except FileNotFoundError:
+            continue  # Deleted, or given its name, meanwhile.
 
 
 def _utc(timestamp: float) -> datetime:

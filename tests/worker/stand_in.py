@@ -125,6 +125,7 @@ class Run:
             time.sleep(self.orders.get("step_seconds", 0.0))
             self._step((increment - 1) * STEPS + number + 1, increment)
             if number == STEPS // 2:
+                self._keep(increment)
                 code = self._misbehave(increment)
                 if code is not None:
                     return code
@@ -149,12 +150,26 @@ class Run:
                 increment=increment,
                 step=step,
                 num_tokens=step * TOKENS_PER_STEP,
-                loss=4.0 - step / 100,
+                loss=float(self.orders.get("loss", 4.0 - step / 100)),
                 learning_rate=1e-4,
                 grad_norm=1.0,
                 tokens_per_second=100.0,
             )
         )
+
+    def _keep(self, increment: int) -> None:
+        """Keep the increment in progress as ordered, or say that it was there already."""
+        order = self.orders.get("keep")
+        if order is None or order["increment"] != increment:
+            return
+        partial = self.out / f"partial-{increment:04d}"
+        if partial.exists():
+            Path(order["found"]).touch()
+            return
+        parent_sha256 = self.parent_sha256
+        self._write(increment, 10.0)
+        self.parent_sha256 = parent_sha256
+        (self.out / f"increment-{increment:04d}").rename(partial)
 
     def _misbehave(self, increment: int) -> int | None:
         order = self.orders.get("misbehave")
