@@ -21,7 +21,7 @@ def _ascending(indices: Sequence[int]) -> bool:
 
 
 class LayerPlan(BaseModel):
-    """What stays of one decoder layer."""
+    """What stays of one decoder layer; a layer that keeps nothing is removed whole."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
@@ -53,6 +53,10 @@ class LayerPlan(BaseModel):
         return self
 
 
+GONE = LayerPlan(intermediate=(), kv_groups=())
+"""A layer that is removed whole, its norms with it."""
+
+
 class PruningPlan(BaseModel):
     """What stays of a model: one `LayerPlan` per decoder layer of the base model, in order."""
 
@@ -67,6 +71,11 @@ class PruningPlan(BaseModel):
             intermediate=tuple(range(intermediate_size)), kv_groups=tuple(range(num_kv_groups))
         )
         return cls(layers=(layer,) * num_layers)
+
+    @property
+    def living(self) -> tuple[int, ...]:
+        """The layers that stay, as base-model indices, in the order the model has them."""
+        return tuple(index for index, layer in enumerate(self.layers) if layer != GONE)
 
     def relative_to(self, previous: "PruningPlan") -> "PruningPlan":
         """This plan with each index counted in the model that `previous` left.
@@ -93,7 +102,7 @@ class PruningPlan(BaseModel):
 
 
 def _head_positions(now: LayerPlan, before: LayerPlan, layer: int) -> tuple[Indices, ...]:
-    if not before.query_heads:
+    if now == GONE or not before.query_heads:
         return now.query_heads
     if not now.query_heads:
         raise InvalidPlan(

@@ -5,6 +5,8 @@ from dataclasses import dataclass, field
 
 import torch
 
+from pruning.errors import InvalidPlan
+from pruning.plan import PruningPlan
 from pruning.recipe import Axis
 
 
@@ -34,6 +36,8 @@ class LayerScores:
     query_heads: torch.Tensor
     attention_importance: float
     mlp_importance: float
+    layer_importance: float = 0.0
+    """Of the whole layer; ShortGPT's block influence."""
     deviations: Mapping[Axis, float] = field(default_factory=dict)
     """What FLAP's z-scores divide by, where not the deviation of the groups' importance: that of
     the channels whose importance a group sums up, on the scale of the group."""
@@ -49,3 +53,26 @@ class Scores:
     """One `LayerScores` per decoder layer, in order."""
 
     layers: tuple[LayerScores, ...]
+
+    def over(self, plan: PruningPlan) -> "Scores":
+        """The same with an empty entry for each layer that `plan` has removed.
+
+        Raises:
+            InvalidPlan: these are not scores of the model at `plan`.
+        """
+        living = plan.living
+        if len(self.layers) != len(living):
+            raise InvalidPlan(
+                f"scores of {len(self.layers)} layers for a plan that keeps {len(living)}"
+            )
+        found = dict(zip(living, self.layers, strict=True))
+        return Scores(tuple(found.get(i, _NOTHING) for i in range(len(plan.layers))))
+
+
+_NOTHING = LayerScores(
+    intermediate=torch.empty(0),
+    kv_groups=torch.empty(0),
+    query_heads=torch.empty(0, 0),
+    attention_importance=0.0,
+    mlp_importance=0.0,
+)

@@ -15,9 +15,10 @@ from transformers import PretrainedConfig, PreTrainedModel
 from pruning.errors import InvalidPlan
 from pruning.events import LayerWidths
 from pruning.models.adapter import Adapter, GroupedTensor, adapter_for
+from pruning.models.depth import drop_layers
 from pruning.models.families import Span
 from pruning.models.geometry import layer_widths
-from pruning.plan import LayerPlan, PruningPlan
+from pruning.plan import GONE, LayerPlan, PruningPlan
 
 
 @dataclass(frozen=True)
@@ -44,7 +45,8 @@ def apply_plan(
     """Cut `model` in place from `previous`, the plan it is at, to `plan`.
 
     Gradients of cut parameters are dropped. The optimizer goes on with the new parameters, its
-    per-entry state (Adam's moments) sliced by the same indices as the weights.
+    per-entry state (Adam's moments) sliced by the same indices as the weights. Where whole layers
+    go, those after them are renumbered.
 
     Raises:
         InvalidPlan: `plan` keeps what is already gone or empties a layer, or the model is not at
@@ -56,6 +58,7 @@ def apply_plan(
         slices[old] = (_replace(cut.tensor, indices), cut.tensor.dim, indices)
     if optimizer is not None:
         _follow(optimizer, slices)
+    drop_layers(model, _dropped(plan, previous), optimizer)
     _refresh_attributes(model)
 
 
@@ -75,6 +78,13 @@ def apply_mask(model: PreTrainedModel, plan: PruningPlan, *, previous: PruningPl
         if cut.tensor.normalises:
             keep *= math.sqrt(len(cut.kept) / cut.tensor.num_groups)
         parameter.mul_(keep if dim == parameter.dim() - 1 else keep[:, None])
+    adapter = adapter_for(model.config)
+    layers = adapter.layers(model)
+    for position in _dropped(plan, previous):
+        for tensors in adapter.by_span(layers[position]).values():
+            for output in (tensor.module for tensor in tensors if tensor.side == "inputs"):
+                for parameter in output.parameters():
+                    parameter.zero_()
 
 
 def kept_inputs(
@@ -116,13 +126,16 @@ def _cuts(model: PreTrainedModel, plan: PruningPlan, previous: PruningPlan) -> l
     """All tensors that lose something between two plans, checked before any is touched."""
     adapter = adapter_for(model.config)
     layers = adapter.layers(model)
-    relative = plan.relative_to(previous)
-    if len(relative.layers) != len(layers):
-        raise InvalidPlan(f"plan has {len(relative.layers)} layers, the model {len(layers)}")
+    relative, living = plan.relative_to(previous), previous.living
+    if len(living) != len(layers):
+        raise InvalidPlan(f"the plan before has {len(living)} layers, the model {len(layers)}")
+    if not plan.living:
+        raise InvalidPlan("the plan keeps no layer")
     cuts: list[_Cut] = []
-    for index, (layer, now, before) in enumerate(
-        zip(layers, relative.layers, previous.layers, strict=True)
-    ):
+    for index, layer in zip(living, layers, strict=True):
+        now, before = relative.layers[index], previous.layers[index]
+        if now == GONE:
+            continue
         heads_per_group = adapter.query_heads_per_group(layer)
         _check(index, adapter, layer, before)
         kept = _kept_by_span(now, heads_per_group)
@@ -135,6 +148,13 @@ def _cuts(model: PreTrainedModel, plan: PruningPlan, previous: PruningPlan) -> l
                 if len(kept[span]) < tensor.num_groups
             )
     return cuts
+
+
+def _dropped(plan: PruningPlan, previous: PruningPlan) -> list[int]:
+    """Positions, in the model as it stands, of the layers that go whole."""
+    return [
+        position for position, index in enumerate(previous.living) if plan.layers[index] == GONE
+    ]
 
 
 def _kept_by_span(layer: LayerPlan, heads_per_group: int) -> dict[Span, tuple[int, ...]]:

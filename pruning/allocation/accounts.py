@@ -73,7 +73,8 @@ def open_accounts(
     """
     _check_layers(scores, plan, constraints)
     accounts: list[Account] = []
-    for index, layer in enumerate(plan.layers):
+    for index in plan.living:
+        layer = plan.layers[index]
         if index in constraints.protected_layers:
             continue
         for axis in axes:

@@ -2,6 +2,7 @@
 
 from pruning.allocation.accounts import Account, num_removable, open_accounts, plan_after
 from pruning.allocation.debt import Debt, LayerDebt
+from pruning.allocation.depth import drop_layers
 from pruning.allocation.equal_marginal import cheapest_same_widths, cheapest_widths
 from pruning.allocation.per_layer import open_ledgers, pay_down, settle
 from pruning.allocation.rates import AXIS_RATES, layer_adaptive_rates
@@ -36,6 +37,16 @@ def allocate(
         TargetUnreachable: the constraints leave more than the target; the message names the floor.
         InvalidPlan: scores, plan and constraints contradict each other.
     """
+    scores = scores.over(plan)
+    if "layer" in axes:
+        kept = drop_layers(
+            scores,
+            plan,
+            geometry,
+            target=target_num_parameters,
+            constraints=allocation.constraints,
+        )
+        return kept, Debt.none(len(plan.layers))
     accounts = open_accounts(scores, plan, geometry, axes=axes, constraints=allocation.constraints)
     num_parameters = geometry.num_parameters(plan)
     excess = num_parameters - target_num_parameters
@@ -44,14 +55,14 @@ def allocate(
     if excess <= 0 and not any(account.due for account in accounts):
         return plan, _debt(owed, len(plan.layers))
     if allocation.kind == "equal_marginal":
-        widths = _pay_cheapest(accounts, excess, allocation, len(plan.layers))
+        widths = _pay_cheapest(accounts, excess, allocation, len(plan.living))
         return plan_after(plan, accounts, widths), Debt.none(len(plan.layers))
     if allocation.kind == "global_zscore":
         widths = _pay_standouts(accounts, scores, excess, allocation)
         return plan_after(plan, accounts, widths), Debt.none(len(plan.layers))
     rates = _rates(accounts, scores, allocation)
     if allocation.layout == "uniform":
-        shared = share(accounts, rates, len(plan.layers))
+        shared = share(accounts, rates, len(plan.living))
         widths, owed = _pay_together(accounts, shared, excess, owed)
     else:
         widths, owed = _pay_apart(accounts, rates, excess, owed)
@@ -108,7 +119,7 @@ def _pay_standouts(
     if allocation.layout == "per_layer":
         return widths
     rates = axis_rates(accounts, widths)
-    shared = share(accounts, rates, len(scores.layers))
+    shared = share(accounts, rates, len({account.layer for account in accounts}))
     common, _ = _pay_together(
         accounts, shared, excess, {(account.layer, account.axis): 0.0 for account in accounts}
     )

@@ -90,6 +90,8 @@ class _LayerMeasurement:
         }
         self.attention_importance = torch.zeros(())
         self.mlp_importance = torch.zeros(())
+        self.layer_importance = torch.zeros(())
+        self._input_BTD: torch.Tensor | None = None
         self._stream_BTD: torch.Tensor | None = None
 
     def parameters(self) -> Iterator[nn.Parameter]:
@@ -165,6 +167,7 @@ class _LayerMeasurement:
             query_heads=query_KR.cpu(),
             attention_importance=self.attention_importance.item() / num_batches,
             mlp_importance=self.mlp_importance.item() / num_batches,
+            layer_importance=self.layer_importance.item() / num_batches,
             deviations=self.deviations,
         )
 
@@ -180,14 +183,16 @@ class _LayerMeasurement:
         return fold
 
     def _enter(self, _module: nn.Module, args: tuple[torch.Tensor, ...]) -> None:
-        self._stream_BTD = args[0].detach()
+        self._input_BTD = self._stream_BTD = args[0].detach()
 
     def _pass_middle(self, _module: nn.Module, args: tuple[torch.Tensor, ...]) -> None:
         self.attention_importance = self.attention_importance + self._advance(args[0])
 
     def _leave(self, _module: nn.Module, _args: object, output_BTD: torch.Tensor) -> None:
         self.mlp_importance = self.mlp_importance + self._advance(output_BTD)
-        self._stream_BTD = None
+        self._stream_BTD = self._input_BTD
+        self.layer_importance = self.layer_importance + self._advance(output_BTD)
+        self._stream_BTD = self._input_BTD = None
 
     @torch.no_grad()
     def _advance(self, stream_BTD: torch.Tensor) -> torch.Tensor:

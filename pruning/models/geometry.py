@@ -14,7 +14,7 @@ from pruning.recipe import Axis
 
 @dataclass(frozen=True)
 class Geometry:
-    """Parameters outside every group, and the cost of one group per layer and axis.
+    """Parameters outside the layers, and the cost of one group per layer and axis.
 
     A KV group counts with all its `query_heads_per_group`, so that one `Geometry` serves all
     increments of a run.
@@ -23,19 +23,20 @@ class Geometry:
     num_fixed_parameters: int
     group_costs: tuple[dict[Axis, int], ...]
     query_heads_per_group: tuple[int, ...]
+    layer_costs: tuple[int, ...]
+    """Of each layer, the parameters outside every group, which go with the whole layer."""
 
     def num_parameters(self, plan: PruningPlan) -> int:
         """What the model counts after `plan`, tied parameters once."""
         return self.num_fixed_parameters + sum(
-            self.layer_parameters(index, layer) for index, layer in enumerate(plan.layers)
+            self.layer_parameters(index, plan.layers[index]) for index in plan.living
         )
 
     def layer_parameters(self, index: int, layer: LayerPlan) -> int:
-        """Parameters of a layer that belong to some group."""
-        costs = self.group_costs[index]
-        return len(layer.intermediate) * costs["intermediate"] + len(
-            layer.kv_groups
-        ) * self.kv_group_cost(index, self.heads_per_group(index, layer))
+        """Parameters of a layer that stays."""
+        channels = len(layer.intermediate) * self.group_costs[index]["intermediate"]
+        group_cost = self.kv_group_cost(index, self.heads_per_group(index, layer))
+        return self.layer_costs[index] + channels + len(layer.kv_groups) * group_cost
 
     def heads_per_group(self, index: int, layer: LayerPlan) -> int:
         """Query heads that a layer's plan keeps in each KV group."""
@@ -52,32 +53,54 @@ class Geometry:
         return self.group_costs[index]["kv_group"] - lost * self.group_costs[index]["query_head"]
 
     def widths(self, plan: PruningPlan) -> tuple[LayerWidths, ...]:
-        """The layer sizes that `plan` leaves."""
-        return tuple(
-            LayerWidths(
-                intermediate_size=len(layer.intermediate),
-                num_attention_heads=len(layer.kv_groups) * self.heads_per_group(index, layer),
-                num_key_value_heads=len(layer.kv_groups),
-            )
-            for index, layer in enumerate(plan.layers)
+        """The sizes of the layers that `plan` leaves."""
+        return tuple(self._widths(index, plan.layers[index]) for index in plan.living)
+
+    def _widths(self, index: int, layer: LayerPlan) -> LayerWidths:
+        return LayerWidths(
+            intermediate_size=len(layer.intermediate),
+            num_attention_heads=len(layer.kv_groups) * self.heads_per_group(index, layer),
+            num_key_value_heads=len(layer.kv_groups),
         )
 
 
-def geometry_of(model: PreTrainedModel) -> Geometry:
-    """Measure a model. Valid before and after any cut of it."""
+def geometry_of(model: PreTrainedModel, plan: PruningPlan | None = None) -> Geometry:
+    """Measure a model. Valid before and after any cut of it.
+
+    `plan` is the plan it is at, needed where whole layers are gone: nothing is known of those.
+    """
     adapter = adapter_for(model.config)
     layers = adapter.layers(model)
-    costs = tuple({axis: adapter.group_cost(layer, axis) for axis in AXES} for layer in layers)
+    living = range(len(layers)) if plan is None else plan.living
+    found = dict(zip(living, (_measure(adapter, layer) for layer in layers), strict=True))
+    gone = _LayerGeometry(dict.fromkeys(AXES, 0), 0, 0)
+    every = [found.get(i, gone) for i in range(len(layers) if plan is None else len(plan.layers))]
+    in_layers = sum(_count_once(layer.parameters()) for layer in layers)
+    return Geometry(
+        num_fixed_parameters=count_parameters(model) - in_layers,
+        group_costs=tuple(layer.group_costs for layer in every),
+        query_heads_per_group=tuple(layer.query_heads_per_group for layer in every),
+        layer_costs=tuple(layer.cost for layer in every),
+    )
+
+
+@dataclass(frozen=True)
+class _LayerGeometry:
+    group_costs: dict[Axis, int]
+    query_heads_per_group: int
+    cost: int
+
+
+def _measure(adapter: Adapter, layer: nn.Module) -> _LayerGeometry:
     in_groups = sum(
         tensor.parameter.numel()
-        for layer in layers
         for tensors in adapter.by_span(layer).values()
         for tensor in tensors
     )
-    return Geometry(
-        num_fixed_parameters=count_parameters(model) - in_groups,
-        group_costs=costs,
-        query_heads_per_group=tuple(adapter.query_heads_per_group(layer) for layer in layers),
+    return _LayerGeometry(
+        group_costs={axis: adapter.group_cost(layer, axis) for axis in AXES},
+        query_heads_per_group=adapter.query_heads_per_group(layer),
+        cost=_count_once(layer.parameters()) - in_groups,
     )
 
 

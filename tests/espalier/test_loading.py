@@ -12,7 +12,7 @@ from transformers import AutoModelForCausalLM, PreTrainedModel
 import espalier.loading
 from pruning.models.families import FAMILIES as SUPPORTED
 from pruning.models.geometry import layer_widths, unpruned_plan
-from pruning.plan import LayerPlan, PruningPlan
+from pruning.plan import GONE, LayerPlan, PruningPlan
 from pruning.surgery import apply_plan
 from tests.pruning.tiny import FAMILIES, make_tiny_model, random_ids
 
@@ -152,3 +152,26 @@ def test_a_fresh_process_opens_a_pruned_model_only_after_the_import(tmp_path: Pa
     assert "size mismatch" in without.stderr or "mismatch" in without.stderr
     loaded = run_python(f"import espalier.loading; {opening}", str(tmp_path))
     assert loaded.stdout.strip() == str(sum(p.numel() for p in model.parameters())), loaded.stderr
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+def test_stock_transformers_opens_a_shallower_model(family: str, tmp_path: Path) -> None:
+    model = make_tiny_model(family)
+    base = unpruned_plan(model)
+    plan = PruningPlan(layers=(base.layers[0], GONE, base.layers[2]))
+    apply_plan(model, plan, previous=base)
+    model.save_pretrained(tmp_path)
+    config = json.loads((tmp_path / "config.json").read_text())
+    assert "per_layer_config" not in config
+    assert config["num_hidden_layers"] == 2
+    assert torch.equal(logits(AutoModelForCausalLM.from_pretrained(tmp_path)), logits(model))
+
+
+def test_layers_with_fewer_query_heads_open_bit_equal(tmp_path: Path) -> None:
+    model = make_tiny_model("qwen2")
+    base = unpruned_plan(model)
+    fewer = base.layers[1].model_copy(update={"query_heads": ((0,), (1,), (0,))})
+    plan = PruningPlan(layers=(base.layers[0], fewer, base.layers[2]))
+    apply_plan(model, plan, previous=base)
+    model.save_pretrained(tmp_path)
+    assert torch.equal(logits(AutoModelForCausalLM.from_pretrained(tmp_path)), logits(model))

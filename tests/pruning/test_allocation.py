@@ -28,7 +28,7 @@ def make_geometry(*, layers: int, query_heads_per_group: int = 3, fixed: int = 1
         "kv_group": HEAD * HIDDEN * (2 * query_heads_per_group + 2),
         "query_head": HEAD * HIDDEN * 2,
     }
-    return Geometry(fixed, (costs,) * layers, (query_heads_per_group,) * layers)
+    return Geometry(fixed, (costs,) * layers, (query_heads_per_group,) * layers, (0,) * layers)
 
 
 def make_scores(plan: PruningPlan, *, seed: int = 0, query_heads_per_group: int = 3) -> Scores:
@@ -500,3 +500,54 @@ def test_a_uniform_layout_is_open_to_global_rankings(kind: AllocationKind) -> No
     assert len(set(geometry.widths(pruned))) == 1
     one_step = 4 * geometry.group_costs[0]["intermediate"]
     assert target - one_step < geometry.num_parameters(pruned) <= target
+
+
+@given(st.integers(2, 8), st.floats(0, 0.9), st.integers(0, 99))
+def test_the_least_important_layers_go_whole(layers: int, share: float, seed: int) -> None:
+    plan = whole(layers=layers, intermediate=16, kv_groups=2)
+    geometry, scores = make_geometry(layers=layers), make_scores(plan)
+    importances = torch.randperm(layers, generator=torch.Generator().manual_seed(seed)).tolist()
+    scores = Scores(
+        tuple(
+            dataclasses.replace(layer, layer_importance=float(importance))
+            for layer, importance in zip(scores.layers, importances, strict=True)
+        )
+    )
+    target = geometry.num_parameters(plan) - round(share * prunable(geometry, plan))
+    one_layer = prunable(geometry, plan) // layers
+    if target < geometry.num_fixed_parameters + one_layer:
+        return
+    pruned, _ = allocate(
+        scores,
+        plan,
+        geometry,
+        target_num_parameters=target,
+        allocation=Allocation(),
+        axes=("layer",),
+    )
+    assert target - one_layer < geometry.num_parameters(pruned) <= target
+    kept = {importances[index] for index in pruned.living}
+    assert kept == set(range(layers - len(kept), layers))
+
+
+def test_protected_layers_are_not_dropped() -> None:
+    plan = whole(layers=3, intermediate=16, kv_groups=2)
+    geometry = make_geometry(layers=3)
+    allocation = Allocation(constraints=Constraints(protected_layers=(0, 2)))
+    one_layer = prunable(geometry, plan) // 3
+    target = geometry.num_parameters(plan) - one_layer
+    for lower, reachable in ((0, True), (1, False)):
+        try:
+            pruned, _ = allocate(
+                make_scores(plan),
+                plan,
+                geometry,
+                target_num_parameters=target - lower,
+                allocation=allocation,
+                axes=("layer",),
+            )
+        except TargetUnreachable:
+            assert not reachable
+        else:
+            assert reachable
+            assert pruned.living == (0, 2)

@@ -83,6 +83,8 @@ def test_blocks_are_compared_on_the_residual_stream(family: str) -> None:
     assert scores.layers[1].attention_importance == pytest.approx(expected, abs=1e-6)
     expected = distance(captured["middle"], hidden[2])
     assert scores.layers[1].mlp_importance == pytest.approx(expected, abs=1e-6)
+    expected = distance(hidden[1], hidden[2])
+    assert scores.layers[1].layer_importance == pytest.approx(expected, abs=1e-6)
 
 
 def test_a_block_that_adds_nothing_has_no_importance(tiny_llama: PreTrainedModel) -> None:
@@ -194,8 +196,10 @@ def test_random_importance_is_drawn_from_the_text(tiny_llama: PreTrainedModel) -
     assert not torch.equal(first, other)
 
 
-# Fisher importance is measured on moments of whole blocks.
-@pytest.mark.parametrize("kind", sorted(set(get_args(ImportanceKind)) - {"fisher"}))
+# Fisher importance is measured on moments of whole blocks, and block influence scores no groups.
+@pytest.mark.parametrize(
+    "kind", sorted(set(get_args(ImportanceKind)) - {"fisher", "block_influence"})
+)
 def test_query_heads_of_a_group_are_part_of_its_importance(kind: ImportanceKind) -> None:
     model = make_tiny_model("qwen3", num_attention_heads=6, num_key_value_heads=2)
     for layer in measure_importance(model, BATCHES, Importance(kind=kind)).layers:

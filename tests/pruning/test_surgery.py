@@ -9,7 +9,7 @@ from transformers import PreTrainedModel
 
 from pruning.errors import InvalidPlan
 from pruning.models.geometry import count_parameters, geometry_of, layer_widths, unpruned_plan
-from pruning.plan import LayerPlan, PruningPlan
+from pruning.plan import GONE, LayerPlan, PruningPlan
 from pruning.surgery import apply_mask, apply_plan
 from tests.pruning.tiny import FAMILIES, make_tiny_model, random_ids
 
@@ -206,3 +206,62 @@ def test_groups_of_a_layer_keep_the_same_number_of_heads(
 ) -> None:
     with pytest.raises(ValueError, match="as many heads"):
         LayerPlan(intermediate=(0,), kv_groups=(0, 1), query_heads=heads)
+
+
+def without(plan: PruningPlan, *gone: int) -> PruningPlan:
+    return PruningPlan(
+        layers=tuple(GONE if i in gone else layer for i, layer in enumerate(plan.layers))
+    )
+
+
+@pytest.mark.parametrize("gone", [(0,), (1,), (2,), (0, 2)])
+@pytest.mark.parametrize("family", FAMILIES)
+def test_dropping_layers_equals_masking_them(family: str, gone: tuple[int, ...]) -> None:
+    model = make_tiny_model(family)
+    masked, base, geometry = copy.deepcopy(model), unpruned_plan(model), geometry_of(model)
+    plan = without(random_plan(model), *gone)
+    apply_mask(masked, plan, previous=base)
+    apply_plan(model, plan, previous=base)
+    assert (logits(model) - logits(masked)).abs().max() < 1e-5
+    assert count_parameters(model) == geometry.num_parameters(plan)
+    assert layer_widths(model) == geometry.widths(plan)
+    assert geometry_of(model, plan).num_parameters(plan) == count_parameters(model)
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+def test_a_shallower_model_generates_with_its_cache_as_without(family: str) -> None:
+    model = make_tiny_model(family)
+    base = unpruned_plan(model)
+    apply_plan(model, without(base, 0), previous=base)
+    prompt = random_ids(num_sequences=1, length=6)
+    settings = {"max_new_tokens": 6, "do_sample": False, "eos_token_id": None}
+    cached, plain = (model.generate(prompt, **settings, use_cache=use) for use in (True, False))
+    assert cached.tolist() == plain.tolist()
+
+
+def test_layers_go_in_two_cuts_as_in_one(tiny_llama: PreTrainedModel) -> None:
+    once, base = copy.deepcopy(tiny_llama), unpruned_plan(tiny_llama)
+    first = without(random_plan(tiny_llama), 1)
+    second = without(first, 0, 1)
+    apply_plan(tiny_llama, first, previous=base)
+    apply_plan(tiny_llama, second, previous=first)
+    apply_plan(once, second, previous=base)
+    assert torch.equal(logits(tiny_llama), logits(once))
+
+
+def test_the_optimizer_forgets_a_dropped_layer(tiny_llama: PreTrainedModel) -> None:
+    optimizer = torch.optim.AdamW(tiny_llama.parameters(), lr=1e-3)
+    loss(tiny_llama).backward()
+    optimizer.step()
+    base = unpruned_plan(tiny_llama)
+    apply_plan(tiny_llama, without(base, 1), previous=base, optimizer=optimizer)
+    held = {id(p) for group in optimizer.param_groups for p in group["params"]}
+    assert held == {id(p) for p in tiny_llama.parameters()}
+    assert set(optimizer.state) == set(tiny_llama.parameters())
+
+
+def test_a_plan_without_layers_is_refused(tiny_llama: PreTrainedModel) -> None:
+    base = unpruned_plan(tiny_llama)
+    with pytest.raises(InvalidPlan, match="keeps no layer"):
+        apply_plan(tiny_llama, without(base, 0, 1, 2), previous=base)
+    assert len(layer_widths(tiny_llama)) == 3
