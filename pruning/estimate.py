@@ -97,6 +97,10 @@ def floor_of(recipe: Recipe, architecture: Architecture) -> int:
         TargetUnreachable: `tensor_parallel` cannot be met.
     """
     protected = recipe.allocation.constraints.protected_layers
+    if "layer" in recipe.axes:
+        sizes = [architecture.costs.of_layer(layer) for layer in architecture.layers]
+        stay = [size for index, size in enumerate(sizes) if index in protected] or [min(sizes)]
+        return architecture.num_parameters - sum(sizes) + sum(stay)
     removable = sum(
         architecture.costs.of_layer(layer) - architecture.costs.of_layer(_narrowest(recipe, layer))
         for index, layer in enumerate(architecture.layers)

@@ -427,6 +427,17 @@ class Recipe(Part):
         fragment = PRESETS.get(method, {}) if isinstance(method, str) else {}
         return _overlay(fragment, value)
 
+    @model_validator(mode="after")
+    def _layers_go_alone(self) -> Self:
+        """Widths are allotted among layers that stay: a second run thins out a shallower model."""
+        if "layer" not in self.axes:
+            return self
+        if len(self.axes) > 1:
+            raise ValueError("axis 'layer' goes alone: thin out the layers that stay in a second run")
+        if self.compensation != "none":
+            raise ValueError("nothing makes good for a whole layer: compensation must be 'none'")
+        return self
+
     @field_validator("model", mode="before")
     @classmethod
     def _simple_model(cls, value: object) -> object:

@@ -218,7 +218,7 @@ def build_run(
         model=model,
         tokenizer=start.tokenizer,
         corpus=corpus,
-        geometry=geometry_of(model),
+        geometry=geometry_of(model, start.plan),
         plan=start.plan,
         debt=Debt.model_validate(start.state["debt"]) if start.state else None,
         increments=increments,
