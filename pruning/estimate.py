@@ -96,7 +96,8 @@ def floor_of(recipe: Recipe, architecture: Architecture) -> int:
     Raises:
         TargetUnreachable: `tensor_parallel` cannot be met.
     """
-    protected = recipe.allocation.constraints.protected_layers
+    constraints, num_layers = recipe.allocation.constraints, len(architecture.layers)
+    protected = {i for i in range(num_layers) if constraints.protects(i, num_layers)}
     if "layer" in recipe.axes:
         sizes = [architecture.costs.of_layer(layer) for layer in architecture.layers]
         stay = [size for index, size in enumerate(sizes) if index in protected] or [min(sizes)]

@@ -267,7 +267,7 @@ ImportanceKind = Literal[
 TaylorOrder = Literal["first", "second", "mix"]
 AllocationKind = Literal["uniform", "layer_adaptive", "equal_marginal", "global_zscore"]
 Layout = Literal["per_layer", "uniform"]
-Compensation = Literal["none", "least_squares"]
+Compensation = Literal["none", "least_squares", "bias"]
 MethodName = Literal["adapt_pruner", "espalier"]
 
 
@@ -298,7 +298,13 @@ class Constraints(Part):
     min_kv_groups: int = Field(1, gt=0)
     min_query_heads_per_group: int = Field(1, gt=0)
     tensor_parallel: int = Field(1, gt=0, description="Every width and head count divides by this.")
-    protected_layers: tuple[int, ...] = Field((), description="Layers that lose nothing.")
+    protected_layers: tuple[int, ...] = Field(
+        (), description="Layers that lose nothing; -1 is the last one."
+    )
+
+    def protects(self, layer: int, num_layers: int) -> bool:
+        """Whether a layer of `num_layers` loses nothing."""
+        return layer in self.protected_layers or layer - num_layers in self.protected_layers
 
 
 class Allocation(Part):
@@ -436,6 +442,12 @@ class Recipe(Part):
             raise ValueError("axis 'layer' goes alone: thin out the layers that stay in a second run")
         if self.compensation != "none":
             raise ValueError("nothing makes good for a whole layer: compensation must be 'none'")
+        return self
+
+    @model_validator(mode="after")
+    def _means_are_measured(self) -> Self:
+        if self.compensation == "bias" and self.importance.kind == "fisher":
+            raise ValueError("compensation 'bias' goes with any importance but 'fisher'")
         return self
 
     @field_validator("model", mode="before")

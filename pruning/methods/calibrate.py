@@ -47,7 +47,12 @@ def calibrate(run: Run, increment: int) -> Findings:
 
 def _scores(run: Run, batches: Sequence[Tensor]) -> Scores:
     with autocast(run.device, run.recipe.recovery.precision):
-        return measure_importance(run.model, batches, run.recipe.importance)
+        return measure_importance(
+            run.model,
+            batches,
+            run.recipe.importance,
+            input_means=run.recipe.compensation == "bias",
+        )
 
 
 def _fisher_scores(run: Run, moments: Moments) -> Scores:

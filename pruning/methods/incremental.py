@@ -8,7 +8,7 @@ import torch
 from pruning.allocation.allocate import allocate
 from pruning.allocation.debt import Debt
 from pruning.checkpoint import Saved, discard_partial, save_checkpoint, save_partial
-from pruning.compensation import refit_outputs
+from pruning.compensation import fold_means, refit_outputs
 from pruning.errors import TargetUnreachable
 from pruning.evaluation.speed import measure_speed
 from pruning.events import (
@@ -79,6 +79,8 @@ def cut(run: Run, increment: Increment) -> None:
             inputs=findings.inputs,
             ridge=run.recipe.importance.ridge,
         )
+    elif run.recipe.compensation == "bias":
+        fold_means(run.model, plan, previous=run.plan, scores=findings.scores)
     apply_plan(run.model, plan, previous=run.plan, optimizer=run.loop.optimizer)
     run.plan = plan
     run.cut_increment = increment.number

@@ -18,6 +18,7 @@ from pruning.errors import InvalidData
 from pruning.events import Emit, EvaluationFinished, EvaluationStage, RunStarted
 from pruning.manifest import Lineage, Measurement
 from pruning.methods.increments import Increment, plan_increments, resolve_target
+from pruning.models.biases import add_biases
 from pruning.models.distillation import freeze
 from pruning.models.geometry import (
     Geometry,
@@ -68,7 +69,7 @@ def start_from_base(recipe: Recipe) -> Start:
     """Open the recipe's model in fp32."""
     loaded = load_base_model(recipe.model, dtype=torch.float32)
     name = recipe.model.id if isinstance(recipe.model, HubModel) else recipe.model.path
-    return Start(
+    start = Start(
         model=loaded.model,
         tokenizer=loaded.tokenizer,
         plan=unpruned_plan(loaded.model),
@@ -76,6 +77,9 @@ def start_from_base(recipe: Recipe) -> Start:
         base_num_prunable_parameters=count_prunable_parameters(loaded.model),
         lineage=Lineage(model=name, model_revision=loaded.revision, parent_manifest_sha256=None),
     )
+    if recipe.compensation == "bias":
+        add_biases(start.model)
+    return start
 
 
 def start_from_checkpoint(directory: Path) -> Start:
