@@ -17,7 +17,7 @@ from starlette.exceptions import HTTPException
 
 from api.openapi import allowed_methods
 from pruning.errors import PruningError, TargetUnreachable
-from registry.errors import InvalidTransition, RegistryError
+from registry.errors import FileNotUsable, InvalidTransition, RegistryError
 
 logger = logging.getLogger(__name__)
 
@@ -46,6 +46,12 @@ TITLES: Mapping[str, tuple[int, str]] = {
     "idempotency_key_reuse": (422, "The idempotency key was used for another request"),
     "path_forbidden": (422, "The path is outside the allowed roots"),
     "model_unavailable": (422, "The model's configuration cannot be read from here"),
+    "file_in_use": (409, "A job that has not ended reads this file"),
+    "offset_mismatch": (409, "The upload stands at another place"),
+    "upload_in_progress": (409, "Another request is writing to this upload"),
+    "upload_complete": (409, "The upload has ended"),
+    "file_not_usable": (422, "The file cannot be used"),
+    "checksum_mismatch": (422, "What arrived is not what was announced"),
     "internal": (500, "Internal error"),
     "storage_error": (500, "The artifact store failed"),
     "checkpoint_corrupt": (500, "A stored file is damaged"),
@@ -176,7 +182,8 @@ def from_registry_error(error: RegistryError) -> Problem:
         return Problem("invalid_state", error.message, extensions=extensions)
     retryable = error.code in _RETRYABLE
     headers = {"Retry-After": str(_RETRY_AFTER_SECONDS)} if retryable else {}
-    return Problem(error.code, error.message, retryable=retryable, headers=headers)
+    param = error.param if isinstance(error, FileNotUsable) else None
+    return Problem(error.code, error.message, param=param, retryable=retryable, headers=headers)
 
 
 def from_pruning_error(error: PruningError) -> Problem:

@@ -1,15 +1,18 @@
 """What a request would lead to, said before it is taken."""
 
 import os
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from api.deps import Principal
 from api.model_configs import ModelConfig, ModelConfigs
 from api.schemas.estimates import EstimatedTime, EstimateRead, ModelRead, SizeRead
 from pruning.estimate import Estimate, estimate
-from pruning.recipe import DataSource, InlineData, PathData, Recipe
+from pruning.recipe import DataSource, InlineData, PathData, Recipe, UploadData
+from registry import files
+from registry.db import SessionFactory, reading
 from registry.estimates import Pace
 
 _BYTES_PER_TOKEN = 4.0
@@ -25,8 +28,12 @@ class Foretold:
     config: ModelConfig
 
 
-def foretell(recipe: Recipe, configs: ModelConfigs) -> Foretold | None:
+def foretell(
+    recipe: Recipe, configs: ModelConfigs, file_bytes: Mapping[str, int]
+) -> Foretold | None:
     """What the recipe would lead to, or None when its model cannot be looked at from here.
+
+    `file_bytes` has the length of every uploaded file that the recipe names.
 
     Raises:
         PruningError: the model or its target would be refused by the run.
@@ -34,26 +41,41 @@ def foretell(recipe: Recipe, configs: ModelConfigs) -> Foretold | None:
     config = configs.find(recipe.model)
     if config is None:
         return None
-    tokens = corpus_tokens(recipe)
+    tokens = corpus_tokens(recipe, file_bytes)
     return Foretold(estimate(recipe, config.values, corpus_tokens=tokens), config)
 
 
-def corpus_tokens(recipe: Recipe) -> int | None:
+def file_sizes(sessions: SessionFactory, who: Principal, recipe: Recipe) -> dict[str, int]:
+    """The lengths of the uploaded files that a recipe names, in bytes.
+
+    Raises:
+        FileNotUsable: one is not there, or not whole.
+    """
+    if not files.named_in(recipe):
+        return {}
+    with reading(sessions) as session:
+        rows = files.usable(session, who.tenant_id, recipe)
+        return {row.id: row.size_bytes or 0 for row in rows}
+
+
+def corpus_tokens(recipe: Recipe, file_bytes: Mapping[str, int]) -> int | None:
     """About how many tokens the training text has; None where it is not at hand."""
     total = 0.0
     for domain in recipe.data.train:
-        num_bytes = None if domain.max_documents else _num_bytes(domain.source)
+        num_bytes = None if domain.max_documents else _num_bytes(domain.source, file_bytes)
         if num_bytes is None:
             return None
         total += num_bytes / _BYTES_PER_TOKEN
     return round(total)
 
 
-def _num_bytes(source: DataSource) -> int | None:
+def _num_bytes(source: DataSource, file_bytes: Mapping[str, int]) -> int | None:
     if isinstance(source, InlineData):
         return sum(len(document.encode()) for document in source.documents)
     if isinstance(source, PathData):
         return _bytes_on_disk(Path(source.path))
+    if isinstance(source, UploadData):
+        return file_bytes.get(source.file)
     return None
 
 

@@ -17,7 +17,7 @@ from api.middleware import BodyLimit, ResponseHeaders
 from api.model_configs import ModelConfigs
 from api.openapi import install_openapi
 from api.queries import only_known_query
-from api.routes import attempts, checkpoints, estimates, health, jobs, progress
+from api.routes import attempts, checkpoints, estimates, files, health, jobs, progress
 from api.schemas.base import ProblemRead
 from api.schemas.checkpoints import DownloadUrlRequest
 from api.schemas.jobs import JobCreate, PauseRequest
@@ -48,12 +48,14 @@ def create_app(
         separate_input_output_schemas=False,
     )
     _open(app, settings or Settings(), limits)
-    for routes in (health, estimates, jobs, progress, attempts, checkpoints):
+    for routes in (health, estimates, jobs, progress, attempts, checkpoints, files):
         app.include_router(routes.router)
     app.include_router(sign_in.router, include_in_schema=False)
     app.include_router(pages.router, include_in_schema=False)
     app.mount("/static", StaticFiles(directory=STATIC), name="static")
-    app.add_middleware(BodyLimit, max_bytes=limits.max_body_bytes)
+    app.add_middleware(
+        BodyLimit, max_bytes=limits.max_body_bytes, max_upload_bytes=limits.max_upload_bytes
+    )
     app.add_middleware(ResponseHeaders)
     install_error_handlers(app)
     app.add_exception_handler(pages.SignInNeeded, pages.redirect_to_sign_in)

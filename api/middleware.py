@@ -49,12 +49,14 @@ class ResponseHeaders:
 class BodyLimit:
     """ASGI middleware: a body over the limit is refused as soon as it is known to be.
 
-    FastAPI's own limit answers in plain text, outside of every error handler.
+    FastAPI's own limit answers in plain text, outside of every error handler. Paths under
+    `/v1/files` may be as long as an upload.
     """
 
-    def __init__(self, app: ASGIApp, max_bytes: int) -> None:
+    def __init__(self, app: ASGIApp, max_bytes: int, max_upload_bytes: int) -> None:
         self.app = app
         self.max_bytes = max_bytes
+        self.max_upload_bytes = max_upload_bytes
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] != "http":
@@ -62,18 +64,21 @@ class BodyLimit:
             return
         announced = Headers(scope=scope).get("content-length", "")
         received = 0
+        is_upload = scope["path"].startswith("/v1/files")
+        limit = self.max_upload_bytes if is_upload else self.max_bytes
 
         async def limited() -> Message:
             nonlocal received
-            if announced.isdigit() and int(announced) > self.max_bytes:
-                raise self._too_large()
+            if announced.isdigit() and int(announced) > limit:
+                raise _too_large(limit)
             message = await receive()
             received += len(message.get("body", b""))
-            if received > self.max_bytes:
-                raise self._too_large()
+            if received > limit:
+                raise _too_large(limit)
             return message
 
         await self.app(scope, limited, send)
 
-    def _too_large(self) -> HTTPException:
-        return HTTPException(413, f"A request may have {self.max_bytes} bytes.")
+
+def _too_large(limit: int) -> HTTPException:
+    return HTTPException(413, f"A request may have {limit} bytes.")

@@ -50,6 +50,7 @@ _MEANINGS = {
     404: "There is no such thing, or it is not yours.",
     409: "Not possible now.",
     410: "It was deleted.",
+    429: "Too many requests, or a quota is used up.",
     413: "The body is too large.",
     415: "The body is not JSON.",
     416: "The range lies outside the file.",
@@ -72,11 +73,14 @@ _SIMPLE_FORMS: Mapping[tuple[str, str], Mapping[str, Any]] = {
     ("JobCreate", "data"): {
         **_STRING,
         "pattern": r"^[\w.-]+(/[\w.-]+)?(:[\w.-]+)?$",
-        "description": "`org/name`, `org/name:config`, or a path on the worker.",
+        "description": "`org/name`, `org/name:config`, `file_…`, or a path on the worker.",
     },
-    ("Data", "train"): {**_STRING, "description": "One domain: `org/name:config` or a path."},
-    ("Data", "evaluation"): {**_STRING, "description": "`org/name:config` or a path."},
-    ("Domain", "source"): {**_STRING, "description": "`org/name:config` or a path."},
+    ("Data", "train"): {
+        **_STRING,
+        "description": "One domain: `org/name:config`, `file_…` or a path.",
+    },
+    ("Data", "evaluation"): {**_STRING, "description": "`org/name:config`, `file_…` or a path."},
+    ("Domain", "source"): {**_STRING, "description": "`org/name:config`, `file_…` or a path."},
 }
 """Where a person may write a string for an object: the validators accept it, so it is said."""
 

@@ -10,6 +10,7 @@ from sqlalchemy.orm import Session
 
 from api.schemas.attempts import AttemptRead
 from api.schemas.checkpoints import CheckpointEvaluation, CheckpointRead, EvaluationRead, FileRead
+from api.schemas.files import UploadRead
 from api.schemas.jobs import (
     JobError,
     JobEstimate,
@@ -32,6 +33,7 @@ from registry.tables import (
     Job,
     JobAttempt,
     JobEvent,
+    UploadedFile,
 )
 
 STATUS_EVENTS = frozenset({*EVENT_TYPES.values(), "job.resumed", "job.retrying"})
@@ -217,6 +219,22 @@ def read_event(event: JobEvent) -> EventRead:
             "level": event.level,
             "data": event.data,
             "created_at": event.created_at,
+        }
+    )
+
+
+def read_upload(row: UploadedFile, offset: int) -> UploadRead:
+    """A file of which `offset` bytes have arrived."""
+    return UploadRead.model_validate(
+        {
+            "id": row.id,
+            "name": row.name,
+            "status": row.status,
+            "size": row.size_bytes,
+            "offset": offset,
+            "sha256": row.sha256 or row.declared_sha256,
+            "created_at": row.created_at,
+            "ready_at": row.ready_at,
         }
     )
 

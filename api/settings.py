@@ -16,6 +16,7 @@ class ApiSettings(BaseSettings):
         "Default: made once and kept in `data_dir`.",
     )
     max_body_bytes: int = Field(1 << 20, gt=0, description="Larger requests are refused.")
+    max_upload_bytes: int = Field(20 << 30, gt=0, description="Longer uploads are refused.")
     poll_seconds: float = Field(
         0.25, gt=0, description="How often streams and long polls look at the database."
     )

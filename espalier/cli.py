@@ -60,6 +60,8 @@ app = typer.Typer(
 )
 keys = typer.Typer(no_args_is_help=True, help="API keys of the server on this machine.")
 app.add_typer(keys, name="keys")
+files = typer.Typer(no_args_is_help=True, help="Text sent to the server for jobs to read.")
+app.add_typer(files, name="files")
 app.add_typer(maintenance.app)
 
 JobId = Annotated[str, typer.Argument(help="Id of a job, job_…")]
@@ -119,7 +121,10 @@ ModelName = Annotated[
     str, typer.Argument(help="org/name[@revision], or a path the server may read.")
 ]
 TargetSize = Annotated[str, typer.Argument(help="100M, 1.5B, or 30% of the prunable parameters.")]
-DataName = Annotated[str, typer.Argument(help="org/name[:config], or a path the server may read.")]
+DataName = Annotated[
+    str,
+    typer.Argument(help="org/name[:config], file_…, a path on the server, or @file to send."),
+]
 RecipeFile = Annotated[
     Path | None, typer.Option(help="JSON file with further fields of the request.")
 ]
@@ -136,10 +141,10 @@ def submit(
     as_json: AsJson = False,
 ) -> None:
     """Create a job."""
-    request = _job_request(model, target, data, recipe)
-    if name is not None:
-        request["name"] = name
     with Client() as client:
+        request = _job_request(model, target, _sent(client, data), recipe)
+        if name is not None:
+            request["name"] = name
         job = client.submit(request)
         _show(job, as_json)
         if watch:
@@ -156,7 +161,8 @@ def estimate(
 ) -> None:
     """Say what a job would lead to, without creating it."""
     with Client() as client:
-        found = client.estimate(_job_request(model, target, data, recipe))
+        request = _job_request(model, target, _sent(client, data), recipe)
+        found = client.estimate(request)
     if as_json:
         _print_json(found)
         return
@@ -178,6 +184,11 @@ def estimate(
 def _job_request(model: str, target: str, data: str, recipe: Path | None) -> dict[str, Any]:
     request: dict[str, Any] = json.loads(recipe.read_text()) if recipe else {}
     return request | {"model": _absolute(model), "target": target, "data": _absolute(data)}
+
+
+def _sent(client: Client, data: str) -> str:
+    """The data as the server knows it: a file given as @path is uploaded first."""
+    return client.upload(Path(data[1:])).id if data.startswith("@") else data
 
 
 @app.command("list")
@@ -300,8 +311,8 @@ def download(
     """Fetch a checkpoint, going on where an earlier download stopped, and verify every digest."""
     with Client() as client:
         checkpoint = _find_checkpoint(client, source)
-        files = client.list_files(checkpoint.id)
-        wanted = [f for f in files if training_state or not f.path.startswith(TRAINING_STATE)]
+        listed = client.list_files(checkpoint.id)
+        wanted = [f for f in listed if training_state or not f.path.startswith(TRAINING_STATE)]
         columns = (BarColumn(), DownloadColumn(), TransferSpeedColumn())
         with Progress(*columns, console=_console(as_json)) as progress:
             bar = progress.add_task(checkpoint.id, total=sum(file.size for file in wanted))
@@ -341,6 +352,47 @@ def _find_checkpoint(client: Client, source: str) -> Checkpoint:
     if not found:
         raise errors.EspalierError(f"{source} has published no checkpoint yet")
     return found[-1]
+
+
+# --- files -----------------------------------------------------------------------------------
+
+
+@files.command("upload")
+def upload_files(
+    paths: Annotated[list[Path], typer.Argument(help="Text: .txt, .md, .jsonl or .parquet.")],
+    as_json: AsJson = False,
+) -> None:
+    """Send text for jobs to read; a broken connection is taken up again."""
+    with Client() as client:
+        found = [client.upload(path) for path in paths]
+    if as_json:
+        _print_json(found)
+        return
+    for file in found:
+        typer.echo(f"{file.id}  {file.name}")
+
+
+@files.command("list")
+def list_sent_files(
+    limit: Annotated[int, typer.Option(min=1, max=100)] = 20, as_json: AsJson = False
+) -> None:
+    """List uploaded files, newest first."""
+    with Client() as client:
+        found = client.list_files_sent(limit=limit).data
+    if as_json:
+        _print_json(found)
+        return
+    table = Table("file", "name", "status", "bytes", box=None)
+    for file in found:
+        table.add_row(file.id, file.name, file.status, f"{file.offset:,}")
+    Console().print(table)
+
+
+@files.command("delete")
+def delete_file(file_id: Annotated[str, typer.Argument(help="Id of a file, file_…")]) -> None:
+    """Forget an uploaded file."""
+    with Client() as client:
+        client.delete_file(file_id)
 
 
 # --- output ----------------------------------------------------------------------------------

@@ -23,11 +23,14 @@ from espalier.resources import (
     EvaluationPage,
     Event,
     EventPage,
+    File,
     FilePage,
+    FilesPage,
     Job,
     JobPage,
     Metrics,
 )
+from espalier.upload import upload_file
 
 TRAINING_STATE = "training_state/"
 """Files under this path resume a run; using the model needs none of them."""
@@ -237,6 +240,26 @@ class Client:
         response = self._request("POST", f"/v1/checkpoints/{checkpoint_id}/download-url", json=body)
         found = DownloadUrl.model_validate_json(response.content)
         return found.model_copy(update={"url": self.connection.url + found.url})
+
+    # --- files -------------------------------------------------------------------------------
+
+    def upload(self, path: Path, *, on_bytes: OnBytes | None = None) -> File:
+        """Send text for jobs to read; the server checks its digest. Name its id as `data`.
+
+        Raises:
+            ServerUnreachable: the connection broke more often than is worth going on.
+        """
+        return upload_file(self._http, path, on_bytes)
+
+    def list_files_sent(self, *, limit: int = 20, after: str | None = None) -> FilesPage:
+        """A page of uploaded files, newest first."""
+        params: dict[str, Any] = {"limit": limit} | ({"after": after} if after else {})
+        response = self._request("GET", "/v1/files", params=params)
+        return FilesPage.model_validate_json(response.content)
+
+    def delete_file(self, file_id: str) -> None:
+        """Forget an uploaded file."""
+        self._request("DELETE", f"/v1/files/{file_id}")
 
     def _request(
         self,

@@ -190,6 +190,25 @@ class FilePage(Resource):
     data: tuple[CheckpointFile, ...]
 
 
+class File(Resource):
+    """An uploaded file; `offset` bytes of it have arrived."""
+
+    id: str
+    name: str
+    status: str
+    size: int | None = None
+    offset: int = 0
+    sha256: str | None = None
+    created_at: datetime
+
+
+class FilesPage(Resource):
+    """One page of uploaded files, newest first."""
+
+    data: tuple[File, ...]
+    has_more: bool = False
+
+
 class DownloadUrl(Resource):
     """A URL that needs no key until `expires_at`; an archive has no digest of its own."""
 

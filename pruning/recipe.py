@@ -16,6 +16,7 @@ from pruning.presets import PRESETS
 
 MAX_INLINE_CHARACTERS = 65_536
 _QUANTITY = re.compile(r"(?P<number>\d+(?:\.\d+)?)\s*(?P<suffix>[KMBkmb]?)")
+_FILE_ID = re.compile(r"file_[0-9a-f]{32}")
 _MULTIPLIERS = {"": 1, "K": 10**3, "M": 10**6, "B": 10**9}
 
 
@@ -166,13 +167,23 @@ class InlineData(Part):
         return documents
 
 
-DataSource = Annotated[HubData | PathData | InlineData, Field(discriminator="kind")]
+class UploadData(Part):
+    """A file sent to the service before; the worker puts it beside the run."""
+
+    kind: Literal["upload"] = "upload"
+    file: str = Field(pattern=r"^file_[0-9a-f]{32}$", description="Id of the file.")
+    text_field: str = Field("text", max_length=200, description="Column or key with the text.")
+
+
+DataSource = Annotated[HubData | PathData | InlineData | UploadData, Field(discriminator="kind")]
 
 
 def parse_data_source(text: str) -> dict[str, Any]:
-    """`org/name`, `org/name:config` or an absolute path as a long form."""
+    """`org/name`, `org/name:config`, `file_…` or an absolute path as a long form."""
     if text.startswith("/"):
         return {"kind": "path", "path": text}
+    if _FILE_ID.fullmatch(text):
+        return {"kind": "upload", "file": text}
     repository, _, config = text.partition(":")
     return {"kind": "hub", "id": repository, **({"config": config} if config else {})}
 

@@ -15,7 +15,10 @@ from registry.errors import ExpiredApiKey, InvalidApiKey
 from registry.ids import new_id
 from registry.tables import ApiKey, Tenant
 
-SCOPES = ("jobs:read", "jobs:write", "jobs:delete", "ckpt:read", "admin")
+SCOPES = (
+    *("jobs:read", "jobs:write", "jobs:delete", "ckpt:read", "files:read", "files:write"),
+    *("models:read", "models:write", "admin"),
+)
 DEFAULT_TENANT = "default"
 
 _PREFIX_BYTES = 6

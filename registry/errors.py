@@ -4,6 +4,9 @@ RegistryError
 ├── NotFound               no such row, or another tenant's
 ├── InvalidTransition      the job's status does not allow it
 ├── InvalidCursor          `after` names nothing in this list
+├── FileInUse              a job that has not ended reads it
+├── FileNotUsable          a recipe names a file that is not there, or not whole
+├── ChecksumMismatch       what arrived hashes to something else than was announced
 ├── LeaseLost              the fence moved on: whoever holds this lease must stop, not retry
 │   └── CommitConflict     another execution already committed this increment
 ├── InvalidApiKey          unknown or revoked
@@ -58,6 +61,24 @@ class InvalidTransition(RegistryError):
 
 class InvalidCursor(RegistryError):
     code = "bad_cursor"
+
+
+class FileInUse(RegistryError):
+    code = "file_in_use"
+
+
+class FileNotUsable(RegistryError):
+    """Names the recipe field that refers to the file."""
+
+    code = "file_not_usable"
+
+    def __init__(self, message: str, *, param: str) -> None:
+        super().__init__(message)
+        self.param = param
+
+
+class ChecksumMismatch(RegistryError):
+    code = "checksum_mismatch"
 
 
 class LeaseLost(RegistryError):

@@ -3,7 +3,21 @@
 import secrets
 import time
 
-PREFIXES = ("ten", "key", "job", "ckpt", "eval", "evt", "msg", "wrk")
+PREFIXES = (
+    "ten",
+    "key",
+    "job",
+    "ckpt",
+    "eval",
+    "evt",
+    "msg",
+    "wrk",
+    "file",
+    "mdl",
+    "wh",
+    "dlv",
+    "aud",
+)
 
 
 def new_id(prefix: str) -> str:

@@ -9,7 +9,7 @@ from sqlalchemy import Select, and_, or_, select
 from sqlalchemy.orm import Session
 
 from pruning.recipe import HubModel, Recipe
-from registry import events, outbox
+from registry import events, files, outbox
 from registry.db import database_now
 from registry.errors import InvalidCursor, InvalidTransition, NotFound
 from registry.ids import new_id
@@ -43,7 +43,11 @@ def create(
     max_runtime_seconds: float | None = None,
     estimate: Mapping[str, Any] | None = None,
 ) -> Job:
-    """A queued job, its first events and the hint that will wake a worker."""
+    """A queued job, its first events and the hint that will wake a worker.
+
+    Raises:
+        FileNotUsable: the recipe names a file that is not there, or not whole.
+    """
     now = database_now(session)
     model = recipe.model
     job = Job(
@@ -68,6 +72,7 @@ def create(
     session.flush()
     events.append(session, job, "job.created", {"name": name})
     events.append(session, job, "job.queued", _status_data(job))
+    files.attach(session, job, recipe)
     outbox.hint(session, job)
     return job
 

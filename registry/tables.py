@@ -253,6 +253,37 @@ class Blob(Base):
     __table_args__ = (CheckConstraint("status IN ('stored', 'deleting')", name="status"),)
 
 
+class UploadedFile(Base):
+    """Text a user sent; its bytes are in the artifact store once it is ready."""
+
+    __tablename__ = "files"
+
+    id: Mapped[str] = mapped_column(Id, primary_key=True)
+    tenant_id: Mapped[str] = mapped_column(ForeignKey("tenants.id"))
+    name: Mapped[str] = mapped_column(String(200))
+    status: Mapped[str] = mapped_column(String(16), default="uploading")
+    size_bytes: Mapped[int | None]
+    declared_sha256: Mapped[str | None] = mapped_column(Sha256)
+    sha256: Mapped[str | None] = mapped_column(ForeignKey("blobs.sha256"), index=True)
+    created_at: Mapped[datetime]
+    ready_at: Mapped[datetime | None]
+    deleted_at: Mapped[datetime | None]
+
+    __table_args__ = (
+        CheckConstraint("status IN ('uploading', 'ready', 'deleted')", name="status"),
+        Index("ix_files_tenant_id_created_at_id", "tenant_id", "created_at", "id"),
+    )
+
+
+class JobFile(Base):
+    """A file that a job reads."""
+
+    __tablename__ = "job_files"
+
+    job_id: Mapped[str] = mapped_column(ForeignKey("jobs.id"), primary_key=True)
+    file_id: Mapped[str] = mapped_column(ForeignKey("files.id"), primary_key=True, index=True)
+
+
 class CheckpointFile(Base):
     __tablename__ = "checkpoint_files"
 

@@ -22,6 +22,7 @@ from worker.heartbeat import Heartbeat
 from worker.publish import materialise
 from worker.recorder import Recorder
 from worker.slice import Slice
+from worker.uploads import localise_uploads
 from worker.verdict import Ending, Failed, Finished, Released, judge
 from worker.workplace import Workplace
 
@@ -147,7 +148,8 @@ def _prepare(
     workplace: Workplace, lease: Lease, directory: Path, resume_from: Path | None
 ) -> Invocation:
     recipe_path = directory / "recipe.json"
-    recipe_path.write_text(json.dumps(lease.recipe), encoding="utf-8")
+    recipe = localise_uploads(workplace, lease)
+    recipe_path.write_text(json.dumps(recipe), encoding="utf-8")
     out_dir = directory / "out"
     out_dir.mkdir()
     settings = workplace.settings

@@ -12,6 +12,7 @@ from registry.queue import publisher
 from worker import runner
 from worker.heartbeat import Presence
 from worker.logs import keep_logs
+from worker.uploads import drop_uploads
 from worker.workplace import Workplace
 
 logger = logging.getLogger(__name__)
@@ -39,5 +40,6 @@ def take_hint(app: Celery, workplace: Workplace, presence: Presence, job_id: str
         presence.current_job_id = None
     if ran:
         keep_logs(workplace, job_id)
+        drop_uploads(workplace, job_id)
         with transaction(workplace.factory) as session:
             outbox.relay(session, publisher(app))

@@ -7,7 +7,7 @@ from fastapi import APIRouter, Depends, Request
 from api.bodies import Body, json_body
 from api.deps import JobsReader, ModelConfigsDep, SettingsDep
 from api.errors import Problem
-from api.estimates import foretell, read_estimate
+from api.estimates import file_sizes, foretell, read_estimate
 from api.openapi import body_of, problems
 from api.paths import refuse_forbidden_paths
 from api.schemas.estimates import EstimateRead
@@ -36,12 +36,13 @@ def create_estimate(
     Nothing is stored. A target that cannot be reached is refused, naming the limit.
     """
     refuse_forbidden_paths(body.value, settings)
-    foretold = foretell(body.value.recipe, configs)
+    sessions = request.app.state.sessions
+    foretold = foretell(body.value.recipe, configs, file_sizes(sessions, who, body.value.recipe))
     if foretold is None:
         raise Problem(
             "model_unavailable",
             "The model's config.json cannot be read from here; a worker may still have it.",
             param="model",
         )
-    with reading(request.app.state.sessions) as session:
+    with reading(sessions) as session:
         return read_estimate(foretold, find_pace(session, who.tenant_id))

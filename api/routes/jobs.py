@@ -19,7 +19,7 @@ from api.deps import (
     SettingsDep,
     WriteSession,
 )
-from api.estimates import Foretold, foretell, read_estimate, summary_of
+from api.estimates import Foretold, file_sizes, foretell, read_estimate, summary_of
 from api.openapi import body_of, problems
 from api.paths import refuse_forbidden_paths
 from api.queries import JobQueryDep
@@ -57,6 +57,7 @@ IdempotencyKey = Annotated[
     },
 )
 def create_job(
+    request: Request,
     who: JobsWriter,
     body: CreateBody,
     session: WriteSession,
@@ -68,7 +69,8 @@ def create_job(
     """Queue a pruning job. Three fields are enough: `model`, `target`, `data`."""
     refuse_forbidden_paths(body.value, settings)
     # Before the first statement: whoever writes to SQLite must not wait for a hub meanwhile.
-    foretold = foretell(body.value.recipe, configs)
+    sizes = file_sizes(request.app.state.sessions, who, body.value.recipe)
+    foretold = foretell(body.value.recipe, configs, sizes)
     if dry_run:
         return JSONResponse(_dry_run(session, who.tenant_id, body, foretold))
     if idempotency_key is None:

@@ -15,7 +15,7 @@ from typing import IO, Any, cast
 import zstandard
 
 from pruning.errors import InvalidData
-from pruning.recipe import DataSource, Domain, HubData, InlineData, PathData
+from pruning.recipe import DataSource, Domain, HubData, InlineData, PathData, UploadData
 
 _COMPRESSIONS = (".gz", ".zst")
 _FORMATS = (".txt", ".md", ".jsonl", ".parquet")
@@ -134,6 +134,8 @@ def read_documents(source: DataSource, report: ReadReport) -> Iterator[str]:
         documents = _read_inline(source, report)
     elif isinstance(source, HubData):
         documents = _texts(_hub_rows(source), source.text_field, report)
+    elif isinstance(source, UploadData):
+        raise InvalidData(f"{source.file}: only a worker can fetch uploads", param="data.train")
     else:
         documents = _read_path(source, report)
     return (document for document in documents if document.strip())

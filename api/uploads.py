@@ -1,0 +1,131 @@
+"""Receiving files: as a whole or in parts, each byte on disk as it comes in.
+
+The part file's length is the upload's offset, so that what arrived before a connection broke is
+never lost and never counted twice. API processes share `data_dir`.
+"""
+
+import contextlib
+import fcntl
+from collections.abc import AsyncIterable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import BinaryIO
+
+from fastapi.concurrency import run_in_threadpool
+from sqlalchemy.orm import Session
+
+from api.errors import Problem
+from registry import files
+from registry.db import SessionFactory, transaction
+from registry.errors import BlobNotFound, ChecksumMismatch
+from registry.storage import ArtifactStore, StoredBlob
+from registry.tables import UploadedFile
+
+_BUFFER_BYTES = 1 << 20
+_MAX_PUBLISHES = 3
+
+
+class Parts:
+    """The directory of what is being uploaded."""
+
+    def __init__(self, root: Path) -> None:
+        self.root = root
+
+    def path(self, file_id: str) -> Path:
+        """Where the bytes of an upload lie until it is whole."""
+        return self.root / f"{file_id}.part"
+
+    def offset(self, file_id: str) -> int:
+        """How many bytes of an upload have arrived."""
+        try:
+            return self.path(file_id).stat().st_size
+        except FileNotFoundError:
+            return 0
+
+    def discard(self, file_id: str) -> None:
+        """Forget what has arrived."""
+        self.path(file_id).unlink(missing_ok=True)
+
+    @contextmanager
+    def appending(self, file_id: str) -> Iterator[BinaryIO]:
+        """The part file, for one writer at a time.
+
+        Raises:
+            Problem: 409, another request is writing.
+        """
+        self.root.mkdir(mode=0o700, parents=True, exist_ok=True)
+        with self.path(file_id).open("ab") as file:
+            try:
+                fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except BlockingIOError:
+                raise Problem(
+                    "upload_in_progress", "Another request is writing to it.", retryable=True
+                ) from None
+            yield file
+
+
+async def append(file: BinaryIO, content: AsyncIterable[bytes], *, offset: int, limit: int) -> int:
+    """Write what comes in behind `offset`; the new offset. What came before a break stays.
+
+    Raises:
+        Problem: 413, it would be longer than `limit`; nothing beyond that was written.
+    """
+    waiting = bytearray()
+    try:
+        async for piece in content:
+            if offset + len(waiting) + len(piece) > limit:
+                raise Problem("body_too_large", f"The upload may have {limit} bytes.")
+            waiting += piece
+            if len(waiting) >= _BUFFER_BYTES:
+                offset += await _write(file, waiting)
+    finally:
+        offset += await _write(file, waiting)
+    return offset
+
+
+async def _write(file: BinaryIO, waiting: bytearray) -> int:
+    content = bytes(waiting)
+    waiting.clear()
+
+    def write() -> None:
+        file.write(content)
+        file.flush()
+
+    await run_in_threadpool(write)
+    return len(content)
+
+
+def finish(
+    sessions: SessionFactory, store: ArtifactStore, parts: Parts, row: UploadedFile
+) -> UploadedFile:
+    """Store the bytes that have arrived as the whole file.
+
+    Raises:
+        ChecksumMismatch: they are not what was announced; they are forgotten.
+        StorageFull: they do not fit.
+    """
+    path = parts.path(row.id)
+    store.require_space(path.stat().st_size)
+    for attempt in range(_MAX_PUBLISHES):
+        blob = store.put_file(path)
+        if row.declared_sha256 not in (None, blob.sha256):
+            parts.discard(row.id)
+            raise ChecksumMismatch(f"sha256 is {blob.sha256}, not {row.declared_sha256}")
+        try:
+            with transaction(sessions) as session:
+                found = _complete(session, row, blob)
+        except BlobNotFound:
+            # The collector took an older copy of the same bytes in the moment between.
+            if attempt == _MAX_PUBLISHES - 1:
+                raise
+            continue
+        break
+    with contextlib.suppress(OSError):
+        parts.discard(row.id)
+    return found
+
+
+def _complete(session: Session, row: UploadedFile, blob: StoredBlob) -> UploadedFile:
+    found = files.get(session, row.tenant_id, row.id, for_update=True)
+    files.complete(session, found, blob)
+    return found
