@@ -9,14 +9,19 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
+from sqlalchemy.exc import SQLAlchemyError
+
 from pruning.errors import PruningError
 from registry import commits, leases, rollback
-from registry.db import transaction
+from registry.db import reading, transaction
 from registry.errors import BlobCorrupt, BlobNotFound, LeaseLost, StorageFull
 from registry.failures import JobError
 from registry.leases import Lease
+from registry.status import JobStatus
 from registry.sweep import backoff
+from registry.tables import Job
 from worker import child as child_process
+from worker import kept
 from worker.child import Invocation, child_environment
 from worker.heartbeat import Heartbeat
 from worker.publish import materialise
@@ -111,15 +116,29 @@ def _finish(workplace: Workplace, lease: Lease, finished: Finished) -> None:
 
 @contextmanager
 def _attempt_directory(workplace: Workplace, lease: Lease) -> Iterator[Path]:
-    """A fresh directory for this attempt; what earlier ones left on this host goes first."""
+    """A fresh directory for this attempt; what earlier ones left on this host goes first.
+
+    Of a job that will be tried again, the increment in progress stays.
+    """
     job_dir = workplace.settings.work_dir / lease.job_id
-    shutil.rmtree(job_dir, ignore_errors=True)
+    kept.rescue(job_dir)
     directory = job_dir / f"{lease.fence:06d}"
     directory.mkdir(mode=0o700, parents=True)
     try:
         yield directory
     finally:
-        shutil.rmtree(job_dir, ignore_errors=True)
+        if _is_queued(workplace, lease.job_id):
+            kept.rescue(job_dir)
+        else:
+            shutil.rmtree(job_dir, ignore_errors=True)
+
+
+def _is_queued(workplace: Workplace, job_id: str) -> bool:
+    try:
+        with reading(workplace.factory) as session:
+            return session.get_one(Job, job_id).status is JobStatus.QUEUED
+    except SQLAlchemyError:
+        return False  # The database is away, and the disk must not fill up meanwhile.
 
 
 def _open_head(workplace: Workplace, lease: Lease, directory: Path) -> tuple[Lease, Path | None]:
@@ -152,12 +171,13 @@ def _prepare(
     recipe_path.write_text(json.dumps(recipe), encoding="utf-8")
     out_dir = directory / "out"
     out_dir.mkdir()
+    unpublished = kept.hand_over(directory.parent, out_dir)
     settings = workplace.settings
     return Invocation(
         command=settings.child_command,
         recipe_path=recipe_path,
         out_dir=out_dir,
-        resume_from=resume_from,
+        resume_from=resume_from or unpublished,
         device=settings.child_device,
         environment=child_environment(os.environ, lease.recipe),
         log_path=settings.data_dir / "logs" / lease.job_id / f"attempt-{lease.fence:06d}.log",

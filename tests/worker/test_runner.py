@@ -124,6 +124,23 @@ def test_a_killed_child_is_tried_again_from_the_last_increment(
     check_history(factory, workplace.store, job_id)
 
 
+def test_what_a_killed_child_kept_of_its_increment_is_there_for_the_next(
+    workplace: Workplace, submit: Submit, look: Look, factory: SessionFactory, tmp_path: Path
+) -> None:
+    found = tmp_path / "found"
+    kill = {"increment": 2, "how": "signal", "signal": 9, "once": str(tmp_path / "once")}
+    job_id = submit(misbehave=kill, keep={"increment": 2, "found": str(found)})
+    runner.run(workplace, job_id)
+    job_dir = workplace.settings.work_dir / job_id
+    assert [path.name for path in job_dir.glob("*/*")] == ["partial-0002"]
+    assert not found.exists()
+    runner.run(workplace, job_id)
+    assert look(job_id).status is JobStatus.SUCCEEDED
+    assert found.exists()
+    check_history(factory, workplace.store, job_id)
+    assert not job_dir.exists()
+
+
 def test_steps_that_were_lost_and_run_again_count_once(
     workplace: Workplace, submit: Submit, factory: SessionFactory, tmp_path: Path
 ) -> None:
