@@ -3,13 +3,40 @@
 from collections.abc import Mapping
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 from transformers import PreTrainedModel
 
 from pruning.brain_surgeon import refitted
 from pruning.models.projections import BlockKey, output_projections
 from pruning.plan import PruningPlan
+from pruning.scores import Scores
 from pruning.surgery import kept_inputs
+
+
+@torch.no_grad()
+def fold_means(
+    model: PreTrainedModel, plan: PruningPlan, *, previous: PruningPlan, scores: Scores
+) -> None:
+    """Add to each output projection's bias, in place, what its lost inputs contribute on average.
+
+    FLAP (arXiv 2312.11983 eq. 7): W (x - mean) is all that a cut then loses. Columns about to be
+    cut become zero.
+
+    Raises:
+        InvalidPlan: `plan` does not follow from `previous`; nothing has been changed then.
+    """
+    kept = kept_inputs(model, plan, previous=previous)
+    for (layer, axis), tensor in output_projections(model).items():
+        weight_OI, bias_O = tensor.parameter, tensor.module.bias
+        if weight_OI not in kept:
+            continue
+        assert isinstance(bias_O, nn.Parameter), "models without biases are refused at the start"
+        mean_I = scores.layers[layer].input_means[axis].to(weight_OI.device).clone()
+        mean_I[kept[weight_OI]] = 0
+        bias_O.add_((weight_OI.double() @ mean_I.double()).to(bias_O.dtype))
+        columns_OK = weight_OI[:, kept[weight_OI]]
+        weight_OI.zero_()
+        weight_OI[:, kept[weight_OI]] = columns_OK
 
 
 @torch.no_grad()

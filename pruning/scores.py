@@ -38,6 +38,8 @@ class LayerScores:
     mlp_importance: float
     layer_importance: float = 0.0
     """Of the whole layer; ShortGPT's block influence."""
+    input_means: Mapping[Axis, torch.Tensor] = field(default_factory=dict)
+    """Where asked for, by block, the mean over tokens [C] of what enters its output projection."""
     deviations: Mapping[Axis, float] = field(default_factory=dict)
     """What FLAP's z-scores divide by, where not the deviation of the groups' importance: that of
     the channels whose importance a group sums up, on the scale of the group."""

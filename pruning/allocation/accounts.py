@@ -75,7 +75,7 @@ def open_accounts(
     accounts: list[Account] = []
     for index in plan.living:
         layer = plan.layers[index]
-        if index in constraints.protected_layers:
+        if constraints.protects(index, len(plan.layers)):
             continue
         for axis in axes:
             kept, importances = _ranked(index, axis, layer, scores.layers[index], geometry)
@@ -199,10 +199,10 @@ def _check_layers(scores: Scores, plan: PruningPlan, constraints: Constraints) -
     num_layers = len(plan.layers)
     if len(scores.layers) != num_layers:
         raise InvalidPlan(f"scores of {len(scores.layers)} layers for a plan of {num_layers}")
-    unknown = [index for index in constraints.protected_layers if not 0 <= index < num_layers]
+    unknown = [i for i in constraints.protected_layers if not -num_layers <= i < num_layers]
     if unknown:
         raise InvalidPlan(
             f"protected layers {unknown} do not exist",
             param="allocation.constraints.protected_layers",
-            hint=f"layers are 0..{num_layers - 1}",
+            hint=f"layers are 0..{num_layers - 1}, or -1..-{num_layers} from the end",
         )

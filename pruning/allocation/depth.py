@@ -18,7 +18,7 @@ def drop_layers(
         TargetUnreachable: the layers that must stay are more than the target.
     """
     order = sorted(
-        (index for index in plan.living if index not in constraints.protected_layers),
+        (i for i in plan.living if not constraints.protects(i, len(plan.layers))),
         key=lambda index: (scores.layers[index].layer_importance, index),
     )
     if len(order) == len(plan.living):

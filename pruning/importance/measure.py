@@ -25,7 +25,11 @@ from pruning.scores import LayerScores, Scores
 
 
 def measure_importance(
-    model: PreTrainedModel, batches: Iterable[torch.Tensor], importance: Importance
+    model: PreTrainedModel,
+    batches: Iterable[torch.Tensor],
+    importance: Importance,
+    *,
+    input_means: bool = False,
 ) -> Scores:
     """Score the groups of `model` as it stands; `batches` are token ids [B, T] on its device.
 
@@ -41,12 +45,12 @@ def measure_importance(
     if not batches:
         raise InvalidData("no calibration text", param="data")
     layers = [_LayerMeasurement(adapter, layer, importance) for layer in adapter.layers(model)]
-    with _evaluation_mode(model), _hooked(*(layer.watch_stream() for layer in layers)):
+    watches = [layer.watch_stream() for layer in layers]
+    if importance.kind in _ACTIVATION_KINDS or input_means:
+        watches += [layer.watch_activations() for layer in layers]
+    with _evaluation_mode(model), _hooked(*watches):
         if importance.kind == "taylor":
             _backward_passes(model, batches, layers)
-        elif importance.kind in _ACTIVATION_KINDS:
-            with _hooked(*(layer.watch_activations() for layer in layers)):
-                _forward_passes(model, batches)
         else:
             _forward_passes(model, batches)
     _score_without_gradients(layers, importance, seed=int(batches[0].sum()))
@@ -69,6 +73,10 @@ def _score_without_gradients(
             layer.score_randomly(generator)
         elif importance.kind in _ACTIVATION_KINDS:
             layer.score_activations()
+
+
+_BLOCKS: dict[Axis, Span] = {"intermediate": "channel", "kv_group": "query_head"}
+"""What the input channels of each block's output projection are."""
 
 
 class _LayerMeasurement:
@@ -168,6 +176,11 @@ class _LayerMeasurement:
             attention_importance=self.attention_importance.item() / num_batches,
             mlp_importance=self.mlp_importance.item() / num_batches,
             layer_importance=self.layer_importance.item() / num_batches,
+            input_means={
+                axis: self.moments[span].mean
+                for axis, span in _BLOCKS.items()
+                if self.moments[span].num_tokens
+            },
             deviations=self.deviations,
         )
 

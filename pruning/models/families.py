@@ -44,6 +44,8 @@ class Family:
     attention: str = "self_attn"
     mlp: str = "mlp"
     mlp_input: str = "post_attention_layernorm"
+    bias_flags: tuple[str, ...] = ()
+    """Configuration fields that give every projection of both blocks a bias; empty: it has none."""
 
 
 # QK-norm over all heads at once: its weights go with the heads they scale. (The usual per-head
@@ -53,15 +55,17 @@ _FLAT_QK_NORM = (
     Member("self_attn.k_norm", "norm", "key_value_head"),
 )
 
+_BIAS_FLAGS = ("attention_bias", "mlp_bias")
+
 FAMILIES: dict[str, Family] = {
     family.model_type: family
     for family in (
-        Family(model_type="llama"),
+        Family(model_type="llama", bias_flags=_BIAS_FLAGS),
         Family(model_type="mistral"),
         Family(model_type="qwen2"),
         Family(model_type="qwen3"),
-        Family(model_type="smollm3"),
-        Family(model_type="granite"),
+        Family(model_type="smollm3", bias_flags=_BIAS_FLAGS),
+        Family(model_type="granite", bias_flags=_BIAS_FLAGS),
         Family(model_type="olmo2", kv_group=Family.kv_group + _FLAT_QK_NORM, mlp_input="mlp"),
         Family(model_type="gemma2", mlp_input="pre_feedforward_layernorm"),
         Family(model_type="gemma3_text", mlp_input="pre_feedforward_layernorm"),
