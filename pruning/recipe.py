@@ -380,6 +380,14 @@ class Recovery(Part):
     max_grad_norm: float = Field(1.0, gt=0)
     precision: Literal["float32", "bfloat16"] = "bfloat16"
     distillation: Distillation | None = None
+    activation_checkpointing: bool = Field(
+        False, description="A third more time for a fraction of the memory of long sequences."
+    )
+    compile: bool = Field(
+        False,
+        description="Compile each layer: a minute or more after a cut, then faster steps. It pays "
+        "where increments take much longer than that.",
+    )
     checkpoint_seconds: float | None = Field(
         900.0,
         gt=0,

@@ -18,6 +18,7 @@ from pruning.events import Emit, RunWarning, StepFinished
 from pruning.models.distillation import distillation_loss
 from pruning.models.loss import training_loss
 from pruning.recipe import Recovery
+from pruning.training.acceleration import accelerated
 from pruning.training.memory import is_out_of_memory
 from pruning.training.schedule import Schedule
 from pruning.training.snapshot import Snapshot, take_snapshot
@@ -43,6 +44,7 @@ class TrainingLoop:
     """Trains `model` in place; between two calls of `train` a cut may change its shapes.
 
     With a `teacher`, the recipe's distillation takes the place of plain cross-entropy.
+    `data_seconds` is how long training has waited for text.
     """
 
     model: PreTrainedModel
@@ -54,6 +56,7 @@ class TrainingLoop:
     progress: Progress
     emit: Emit
     teacher: PreTrainedModel | None = None
+    data_seconds: float = field(default=0.0, init=False)
     _halved_micro_batch: int | None = field(default=None, init=False)
 
     @property
@@ -72,6 +75,10 @@ class TrainingLoop:
         Raises:
             NumericsDiverged: it happened a fourth time.
         """
+        with accelerated(self.model, self.recovery, self.emit):
+            self._train(until_step, increment, after_step)
+
+    def _train(self, until_step: int, increment: int, after_step: Callable[[], None]) -> None:
         self.model.train()
         good = self._snapshot()
         while self.progress.step < until_step:
@@ -88,7 +95,9 @@ class TrainingLoop:
 
     def _gradient(self) -> tuple[float, float]:
         """Mean loss of one batch `ids_BT` and the gradient's norm before clipping."""
+        started = time.perf_counter()
         ids_BT, exhausted = self.sampler.next_batch(self.batch_sequences)
+        self.data_seconds += time.perf_counter() - started
         for exhaustion in exhausted:
             self.emit(_exhaustion_warning(exhaustion))
         loss = self._accumulate_within_memory(ids_BT)

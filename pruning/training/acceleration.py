@@ -1,0 +1,60 @@
+"""What makes a training step faster or smaller without changing what it computes."""
+
+import shutil
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager
+
+import torch
+import torch._dynamo
+from torch import nn
+from transformers import PreTrainedModel
+
+from pruning.events import Emit, RunWarning
+from pruning.models.adapter import adapter_for
+from pruning.recipe import Recovery
+
+_COMPILERS = {"cpu": ("c++", "g++", "clang++"), "cuda": ("cc", "gcc", "clang")}
+_RECOMPILE_LIMIT = 256
+"""Layers of equal shape share one compilation; a pruned model has as many shapes as layers."""
+
+
+@contextmanager
+def accelerated(model: PreTrainedModel, recovery: Recovery, emit: Emit) -> Iterator[None]:
+    """Train inside with the recipe's options; outside, hooks and cuts find an ordinary model."""
+    with ExitStack() as stack:
+        if recovery.activation_checkpointing:
+            stack.enter_context(_checkpointed(model))
+        if recovery.compile:
+            stack.enter_context(_compiled(model, emit))
+        yield
+
+
+@contextmanager
+def _checkpointed(model: PreTrainedModel) -> Iterator[None]:
+    """Keep of each layer only its input, and run it once more on the way back."""
+    model.activation_checkpointing_enable({"use_reentrant": False})
+    try:
+        yield
+    finally:
+        model.activation_checkpointing_disable()
+
+
+@contextmanager
+def _compiled(model: PreTrainedModel, emit: Emit) -> Iterator[None]:
+    """Compile layer by layer; compilations live on, so only new shapes are compiled again."""
+    device = next(model.parameters()).device.type
+    if not any(shutil.which(name) for name in _COMPILERS.get(device, ())):
+        message = "this machine has no C compiler: training goes on without compilation"
+        emit(RunWarning(code="not_compiled", message=message))
+        yield
+        return
+    layers: list[nn.Module] = adapter_for(model.config).layers(model)
+    for layer in layers:
+        layer.compile(dynamic=False)
+    try:
+        # A layer that the compiler cannot take runs as it is.
+        with torch._dynamo.config.patch(recompile_limit=_RECOMPILE_LIMIT, suppress_errors=True):
+            yield
+    finally:
+        for layer in layers:
+            layer._compiled_call_impl = None
