@@ -279,7 +279,7 @@ TaylorOrder = Literal["first", "second", "mix"]
 AllocationKind = Literal["uniform", "layer_adaptive", "equal_marginal", "global_zscore"]
 Layout = Literal["per_layer", "uniform"]
 Compensation = Literal["none", "least_squares", "bias"]
-MethodName = Literal["adapt_pruner", "espalier"]
+MethodName = Literal["adapt_pruner", "espalier", "llm_pruner", "flap", "shortgpt", "minitron"]
 
 
 class Calibration(Part):
@@ -458,7 +458,7 @@ class Recipe(Part):
         if "layer" not in self.axes:
             return self
         if len(self.axes) > 1:
-            raise ValueError("axis 'layer' goes alone: thin out the layers that stay in a second run")
+            raise ValueError("axis 'layer' goes alone: narrow what stays in a second run")
         if self.compensation != "none":
             raise ValueError("nothing makes good for a whole layer: compensation must be 'none'")
         return self
