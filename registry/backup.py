@@ -89,15 +89,17 @@ def restore(settings: Settings, store: ArtifactStore, directory: Path) -> Backup
     migrate(settings, manifest.revision)
     engine = create_engine(settings)
     try:
-        with engine.begin() as connection:
-            names = {dump.name for dump in manifest.tables}
-            tables = [table for table in Base.metadata.sorted_tables if table.name in names]
+        names = {dump.name for dump in manifest.tables}
+        tables = [table for table in Base.metadata.sorted_tables if table.name in names]
+        with engine.connect() as connection:
             for table in tables:
-                _require_empty(connection, table)
+                _require_empty(connection.execution_options(reading=True), table)
+        # First the bytes, then the rows that name them.
+        if manifest.has_blobs:
+            _copy_blobs(manifest.blobs, LocalStore(directory / "artifacts"), store)
+        with engine.begin() as connection:
             for table in tables:
                 _load(connection, table, directory)
-            if manifest.has_blobs:
-                _copy_blobs(manifest.blobs, LocalStore(directory / "artifacts"), store)
     finally:
         engine.dispose()
     migrate(settings)

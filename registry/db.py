@@ -21,7 +21,11 @@ from registry.column_types import dump_json
 from registry.settings import Settings
 
 SQLITE_BUSY_SECONDS = 15
-POSTGRES_OPTIONS = "-c timezone=utc -c statement_timeout=30s -c lock_timeout=10s"
+# A process that is frozen, or cut off, in the middle of a transaction must not hold up all others.
+POSTGRES_OPTIONS = (
+    "-c timezone=utc -c statement_timeout=30s -c lock_timeout=10s "
+    "-c idle_in_transaction_session_timeout=15s"
+)
 
 SessionFactory = sessionmaker[Session]
 

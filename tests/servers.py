@@ -14,7 +14,7 @@ import subprocess
 import tempfile
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from importlib.util import find_spec
 from pathlib import Path
 
@@ -41,7 +41,14 @@ _POSTGRES_SETTINGS = (
 
 @contextmanager
 def postgres_server() -> Iterator[str]:
-    """A Postgres with one empty database, reachable over a Unix socket; yields its URL.
+    """A Postgres with one empty database, reachable over a Unix socket; yields its URL."""
+    with postgres_that_restarts() as (url, _):
+        yield url
+
+
+@contextmanager
+def postgres_that_restarts() -> Iterator[tuple[str, Callable[[], None]]]:
+    """The URL of a Postgres, and what ends it as a power cut would and starts it again.
 
     Postgres refuses to run as root; then it runs as `nobody`, who exists everywhere, instead of a
     user made for the occasion.
@@ -62,12 +69,26 @@ def postgres_server() -> Iterator[str]:
             **run_as,
         )
         command = [programs / "postgres", "-D", data, "-k", directory]
-        for setting in _POSTGRES_SETTINGS:
+        # What was committed must survive the restart, though not a failure of the machine.
+        for setting in (*_POSTGRES_SETTINGS, "synchronous_commit=on"):
             command += ["-c", setting]
-        with _server(command, directory, stop=signal.SIGINT, death=signal.SIGQUIT, **run_as):
-            url = f"postgresql://postgres@/postgres?host={directory}"
-            _wait_until(lambda: psycopg.connect(url).close(), psycopg.OperationalError)
-            yield url.replace("postgresql:", "postgresql+psycopg:")
+        url = f"postgresql://postgres@/postgres?host={directory}"
+        with ExitStack() as running:
+
+            def start() -> None:
+                running.enter_context(
+                    _server(command, directory, stop=signal.SIGINT, death=signal.SIGQUIT, **run_as)
+                )
+                _wait_until(lambda: psycopg.connect(url).close(), psycopg.OperationalError)
+
+            def restart() -> None:
+                postmaster = int((data / "postmaster.pid").read_text().splitlines()[0])
+                os.kill(postmaster, signal.SIGQUIT)  # What `pg_ctl -m immediate` sends.
+                running.close()
+                start()
+
+            start()
+            yield url.replace("postgresql:", "postgresql+psycopg:"), restart
 
 
 @contextmanager
@@ -134,7 +155,7 @@ def _server(
     try:
         yield
     finally:
-        process.send_signal(stop)
+        process.send_signal(stop)  # Nothing, where it has ended already.
         try:
             process.wait(_STOP_SECONDS)
         except subprocess.TimeoutExpired:

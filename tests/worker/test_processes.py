@@ -4,18 +4,20 @@ import signal
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
+import psutil
 import pytest
 import redis
 
-from registry import outbox
-from registry.db import SessionFactory, transaction
+from registry import api_keys, jobs, outbox
+from registry.db import SessionFactory, create_engine, session_factory, transaction
+from registry.migrate import migrate
 from registry.queue import celery_app, publisher
 from registry.settings import Settings
 from registry.status import JobStatus
 from registry.storage import store_for
-from registry.tables import Job, Worker
-from tests.servers import free_port, redis_server
-from tests.worker.conftest import Submit
+from registry.tables import Increment, Job, Worker
+from tests.servers import free_port, postgres_that_restarts, redis_server
+from tests.worker.conftest import STAND_IN, Submit, submit_stand_in
 from tests.worker.history import check_history
 from tests.worker.processes import SWEEPER, WORKER, Processes, children_of, kill, wait_until
 
@@ -118,3 +120,77 @@ def test_a_broker_that_forgets_everything_costs_time_only(
         with redis_server(port):
             ended(lost)
         assert worker.poll() is None
+
+
+def test_a_worker_that_was_frozen_past_its_lease_finds_it_lost(
+    processes: Processes,
+    submit: Submit,
+    look: Look,
+    factory: SessionFactory,
+    ended: Callable[[str], None],
+) -> None:
+    """Stopped with its child in the middle of an increment, and woken when another has the job."""
+    job_id = submit(increments=6, step_seconds=0.3)
+    processes.start(SWEEPER)
+    frozen = processes.start(WORKER)
+    wait_until(lambda: look(job_id).increments_done >= 1)
+    [child] = children_of(frozen)
+    child.send_signal(signal.SIGSTOP)
+    # Right after it renewed its lease: a transaction that froze too would hold SQLite's one lock.
+    renewed = look(job_id).lease_until
+    wait_until(lambda: look(job_id).lease_until != renewed)
+    frozen.send_signal(signal.SIGSTOP)
+    fence, done = look(job_id).fence, look(job_id).increments_done
+
+    processes.start(WORKER)
+    wait_until(lambda: look(job_id).increments_done > done)
+    for process in (child, frozen):
+        process.send_signal(signal.SIGCONT)
+    wait_until(lambda: not child.is_running() or child.status() == psutil.STATUS_ZOMBIE)
+    ended(job_id)
+    with transaction(factory) as session:
+        late = session.query(Increment).where(Increment.idx > done + 1, Increment.fence <= fence)
+        assert late.count() == 0
+
+
+def test_a_power_cut_of_the_database_under_a_running_job_costs_time_only(
+    request: pytest.FixtureRequest, tmp_path: Path
+) -> None:
+    redis_url: str = request.getfixturevalue("redis_url")
+    with postgres_that_restarts() as (url, restart):
+        settings = Settings(
+            data_dir=tmp_path / "data",
+            database_url=url,
+            broker_url=redis_url,
+            child_command=STAND_IN,
+            lease_seconds=3.0,
+            rehint_seconds=1.0,
+            storage_reserve_bytes=0,
+        )
+        migrate(settings)
+        engine = create_engine(settings)
+        factory = session_factory(engine)
+        with Processes(settings, tmp_path) as processes:
+            processes.start(SWEEPER)
+            processes.start(WORKER)
+            _survive_restarts(factory, settings, restart)
+        engine.dispose()
+
+
+def _survive_restarts(
+    factory: SessionFactory, settings: Settings, restart: Callable[[], None]
+) -> None:
+    def job() -> Job:
+        with transaction(factory) as session:
+            return jobs.lock(session, job_id)
+
+    with transaction(factory) as session:
+        tenant = api_keys.get_or_create_tenant(session)
+    job_id = submit_stand_in(factory, tenant.id, 6, 4, {"step_seconds": 0.2})
+    for increment in (1, 3):
+        wait_until(lambda done=increment: job().increments_done >= done)
+        restart()
+    wait_until(lambda: job().finished_at)
+    # The child went on training, and its worker kept the lease: nobody took it for dead.
+    assert (job().status, job().attempt, job().failures) == (JobStatus.SUCCEEDED, 1, 0)
+    check_history(factory, store_for(settings.artifacts_url), job_id)
