@@ -19,6 +19,7 @@ from torch import Tensor
 _GREEDY_SHARE = 96
 """Groups leave in steps of at most this fraction of those there at first, then are scored anew."""
 _SILENT = 1e-12
+_WORTH_KEEPING = 0.8
 
 
 @dataclass(frozen=True)
@@ -87,19 +88,24 @@ def eliminate(
     at_once = max(1, num_groups // _GREEDY_SHARE)
     for before, width in pairwise((num_groups, *widths)):
         cost = 0.0
-        while len(state.groups) > width:
-            gone, its_cost = state.remove_cheapest(min(at_once, len(state.groups) - width))
+        while (left_over := state.num_left() - width) > 0:
+            gone, its_cost = state.remove_cheapest(min(at_once, left_over))
             order.append(gone)
             cost += its_cost
         costs_N[num_groups - before : num_groups - width] = max(cost, 0.0) / (before - width)
-    return Elimination(torch.cat([*order, state.groups]), costs_N, scores_N)
+    return Elimination(torch.cat([*order, state.left()]), costs_N, scores_N)
 
 
 @dataclass
 class _State:
-    """What elimination works on: groups [N] still there, H^-1 [I, I], W and G W [O, I]."""
+    """What elimination works on: groups [N], H^-1 [I, I], W and G W [O, I].
+
+    Groups that are gone stay behind as zeros for a while (`is_gone` [N]), because copying what is
+    left costs more than taking a few out.
+    """
 
     groups: Tensor
+    is_gone: Tensor
     inverse: Tensor
     weight: Tensor
     sensitivity: Tensor
@@ -115,9 +121,11 @@ class _State:
         group_size: int,
         ridge: float,
     ) -> "_State":
-        weight = weight_OI.detach().double()
+        weight = weight_OI.detach().to(torch.float64, copy=True)
+        num_groups = weight.shape[1] // group_size
         return cls(
-            groups=torch.arange(weight.shape[1] // group_size, device=weight.device),
+            groups=torch.arange(num_groups, device=weight.device),
+            is_gone=torch.zeros(num_groups, dtype=torch.bool, device=weight.device),
             inverse=torch.cholesky_inverse(torch.linalg.cholesky(damped(inputs_II, ridge))),
             weight=weight,
             sensitivity=gradients_OO.double() @ weight,
@@ -125,38 +133,52 @@ class _State:
         )
 
     def scores(self) -> Tensor:
-        """What each group would cost if it went next, nats per token [N]."""
+        """What each group would cost if it went next, nats per token [N]; infinite once gone."""
         num_groups, size = len(self.groups), self.group_size
         if size == 1:
             squares_I = (self.weight * self.sensitivity).sum(dim=0)
-            return squares_I / self.inverse.diagonal() / 2
-        blocks_NENE = self.inverse.view(num_groups, size, num_groups, size)
-        blocks_NEE = blocks_NENE.diagonal(dim1=0, dim2=2).permute(2, 0, 1)
-        weight_NEO = self.weight.T.reshape(num_groups, size, -1)
-        sensitivity_NEO = self.sensitivity.T.reshape(num_groups, size, -1)
-        solved_NEO = torch.cholesky_solve(weight_NEO, torch.linalg.cholesky(blocks_NEE))
-        costs: Tensor = (solved_NEO * sensitivity_NEO).sum(dim=(1, 2)) / 2
-        return costs
+            costs_N = squares_I / self.inverse.diagonal() / 2
+        else:
+            blocks_NENE = self.inverse.view(num_groups, size, num_groups, size)
+            blocks_NEE = blocks_NENE.diagonal(dim1=0, dim2=2).permute(2, 0, 1)
+            weight_NEO = self.weight.T.reshape(num_groups, size, -1)
+            sensitivity_NEO = self.sensitivity.T.reshape(num_groups, size, -1)
+            solved_NEO = torch.cholesky_solve(weight_NEO, torch.linalg.cholesky(blocks_NEE))
+            costs_N = (solved_NEO * sensitivity_NEO).sum(dim=(1, 2)) / 2
+        return costs_N.masked_fill(self.is_gone, torch.inf)
+
+    def num_left(self) -> int:
+        return len(self.groups) - int(self.is_gone.sum())
+
+    def left(self) -> Tensor:
+        """The groups still there, ascending."""
+        return self.groups[~self.is_gone]
 
     def remove_cheapest(self, num_groups: int) -> tuple[Tensor, float]:
         """Take groups out, refit, and return which they were and their joint cost."""
-        ranks = torch.argsort(self.scores(), stable=True)
-        gone = self.groups[ranks[:num_groups]]
-        return gone, self._remove(ranks[:num_groups], ranks[num_groups:].sort().values)
-
-    def _remove(self, going: Tensor, staying: Tensor) -> float:
-        """`going` and `staying` are positions among the groups still there."""
-        gone_S, kept_K = self._columns(going), self._columns(staying)
-        factor_SS = torch.linalg.cholesky(self.inverse[gone_S][:, gone_S])
-        cross_SK = self.inverse[gone_S][:, kept_K]
-        update_SK = torch.cholesky_solve(cross_SK, factor_SS)
+        going = torch.argsort(self.scores(), stable=True)[:num_groups]
+        gone = self.groups[going]
+        gone_S = self._columns(going)
+        cross_SI = self.inverse[gone_S]
+        factor_SS = torch.linalg.cholesky(cross_SI[:, gone_S])
+        update_SI = torch.cholesky_solve(cross_SI, factor_SS)
         weight_OS, sensitivity_OS = self.weight[:, gone_S], self.sensitivity[:, gone_S]
         cost = (torch.cholesky_solve(weight_OS.T, factor_SS) * sensitivity_OS.T).sum() / 2
-        self.weight = self.weight[:, kept_K].addmm_(weight_OS, update_SK, alpha=-1)
-        self.sensitivity = self.sensitivity[:, kept_K].addmm_(sensitivity_OS, update_SK, alpha=-1)
-        self.inverse = self.inverse[kept_K][:, kept_K].addmm_(cross_SK.T, update_SK, alpha=-1)
-        self.groups = self.groups[staying]
-        return float(cost)
+        self.weight.addmm_(weight_OS, update_SI, alpha=-1)
+        self.sensitivity.addmm_(sensitivity_OS, update_SI, alpha=-1)
+        self.inverse.addmm_(cross_SI.T, update_SI, alpha=-1)
+        self.is_gone[going] = True
+        # The blocks of larger groups are factorised together, and what is gone cannot be.
+        if self.group_size > 1 or self.num_left() < _WORTH_KEEPING * len(self.groups):
+            self._drop_gone()
+        return gone, float(cost)
+
+    def _drop_gone(self) -> None:
+        positions = (~self.is_gone).nonzero().flatten()
+        kept_K = self._columns(positions)
+        self.weight, self.sensitivity = self.weight[:, kept_K], self.sensitivity[:, kept_K]
+        self.inverse = self.inverse[kept_K][:, kept_K]
+        self.groups, self.is_gone = self.groups[positions], self.is_gone[positions]
 
     def _columns(self, positions: Tensor) -> Tensor:
         offsets = torch.arange(self.group_size, device=positions.device)
