@@ -12,6 +12,7 @@ from typing import Annotated, Any, Literal, Self
 
 from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
 
+from pruning import serving
 from pruning.presets import PRESETS
 
 MAX_INLINE_CHARACTERS = 65_536
@@ -280,6 +281,22 @@ AllocationKind = Literal["uniform", "layer_adaptive", "equal_marginal", "global_
 Layout = Literal["per_layer", "uniform"]
 Compensation = Literal["none", "least_squares", "bias"]
 MethodName = Literal["adapt_pruner", "espalier", "llm_pruner", "flap", "shortgpt", "minitron"]
+ExportFormat = Literal[
+    "gguf:f32",
+    "gguf:f16",
+    "gguf:bf16",
+    "gguf:q8_0",
+    "gguf:q5_1",
+    "gguf:q5_0",
+    "gguf:q4_1",
+    "gguf:q4_0",
+    "onnx",
+    "padded",
+    "remote_code",
+]
+ServingEngine = Literal[
+    "transformers", "vllm", "llama.cpp", "onnxruntime", "sglang", "mlx", "tensorrt-llm"
+]
 
 
 class Calibration(Part):
@@ -422,6 +439,9 @@ class Output(Part):
 
     dtype: Literal["float32", "bfloat16", "float16"] = "bfloat16"
     keep: Keep = "frontier"
+    exports: tuple[ExportFormat, ...] = Field(
+        (), description="Other formats to publish beside each checkpoint that stays."
+    )
 
 
 class Recipe(Part):
@@ -440,6 +460,10 @@ class Recipe(Part):
     evaluation: Evaluation = Evaluation()
     quality_floor: QualityFloor | None = None
     output: Output = Output()
+    serve_with: tuple[ServingEngine, ...] = Field(
+        (), description="Engines that must be able to run the result."
+    )
+    tensor_parallel: int = Field(1, ge=1, le=64, description="Devices each layer is split over.")
     seed: int = Field(42, ge=0, lt=2**31)
 
     @model_validator(mode="before")
@@ -450,7 +474,20 @@ class Recipe(Part):
             return value
         method = value.get("method", "adapt_pruner")
         fragment = PRESETS.get(method, {}) if isinstance(method, str) else {}
-        return _overlay(fragment, value)
+        return serving.fill(_overlay(fragment, value))
+
+    @model_validator(mode="after")
+    def _servable(self) -> Self:
+        allocation, constraints = self.allocation, self.allocation.constraints
+        serving.check(
+            self.serve_with,
+            self.output.exports,
+            tensor_parallel=self.tensor_parallel,
+            layout=allocation.layout,
+            width_multiple=constraints.width_multiple,
+            constrained_tensor_parallel=constraints.tensor_parallel,
+        )
+        return self
 
     @model_validator(mode="after")
     def _layers_go_alone(self) -> Self:

@@ -1,0 +1,149 @@
+"""Exports of a checkpoint: each written, run by its own engine, and published only if it holds."""
+
+import re
+import shutil
+from dataclasses import dataclass
+from pathlib import Path
+from typing import cast
+
+import torch
+from safetensors import safe_open
+from transformers import PreTrainedModel, PreTrainedTokenizerBase
+
+from pruning.export.gguf import GgufType, export_gguf
+from pruning.export.onnx import export_onnx
+from pruning.export.padded import pad_to_equal_layers
+from pruning.export.parity import ParityRecord, Tolerance, check_parity, write_records
+from pruning.export.remote_code import export_remote_code
+from pruning.models.load import load_base_model
+from pruning.recipe import ExportFormat, PathModel
+
+EXPORTS = "exports"
+"""Subdirectory of a checkpoint with what was derived from it."""
+
+_SAME_NUMBERS: Tolerance = ("max_difference", 1e-3)
+_TOLERANCES: dict[str, Tolerance] = {
+    "padded": ("max_difference", 1e-4),
+    "remote_code": ("max_difference", 1e-5),
+    "onnx": ("max_difference", 1e-4),
+    "gguf:f32": _SAME_NUMBERS,
+    # Rounding weights costs what it costs; these bounds catch files that are broken, not rounded.
+    "gguf:f16": ("divergence", 0.01),
+    "gguf:bf16": ("divergence", 0.02),
+    "gguf:q8_0": ("divergence", 0.1),
+    "gguf:q5_1": ("divergence", 0.5),
+    "gguf:q5_0": ("divergence", 0.5),
+    "gguf:q4_1": ("divergence", 1.0),
+    "gguf:q4_0": ("divergence", 1.0),
+}
+
+
+@dataclass(frozen=True, kw_only=True)
+class Canonical:
+    """A checkpoint opened as its own files say, in fp32: what every export must equal."""
+
+    checkpoint: Path
+    model: PreTrainedModel
+    tokenizer: PreTrainedTokenizerBase
+    dtype: torch.dtype
+
+
+@dataclass(frozen=True, kw_only=True)
+class Exported:
+    """One published export and its proofs: of the graph in fp32, and of the file as it is."""
+
+    format: ExportFormat
+    directory: Path
+    records: tuple[ParityRecord, ...]
+
+
+def open_canonical(checkpoint: Path) -> Canonical:
+    """Open a checkpoint directory.
+
+    Raises:
+        InvalidModel: it cannot be opened.
+    """
+    loaded = load_base_model(PathModel(path=str(checkpoint)), dtype=torch.float32)
+    dtype = _stored_dtype(checkpoint)
+    loaded.model.config.dtype = dtype
+    return Canonical(
+        checkpoint=checkpoint, model=loaded.model, tokenizer=loaded.tokenizer, dtype=dtype
+    )
+
+
+def export_checkpoint(canonical: Canonical, export: ExportFormat, out: Path) -> Exported:
+    """Write one export under `out`, prove it, and only then give it its name.
+
+    Raises:
+        ExportRefused: it cannot be written, run, or is not the same model; nothing is left then.
+    """
+    directory = out / re.sub(r"[^a-z0-9_]", "-", export)
+    unfinished = out / f".{directory.name}"
+    shutil.rmtree(unfinished, ignore_errors=True)
+    unfinished.mkdir(parents=True)
+    try:
+        records = _write(canonical, export, unfinished)
+        write_records(records, unfinished)
+        shutil.rmtree(directory, ignore_errors=True)
+        unfinished.replace(directory)
+    finally:
+        shutil.rmtree(unfinished, ignore_errors=True)
+    return Exported(format=export, directory=directory, records=records)
+
+
+def _write(canonical: Canonical, export: ExportFormat, directory: Path) -> tuple[ParityRecord, ...]:
+    kind, _, weights = export.partition(":")
+    if kind == "gguf":
+        return _gguf(canonical, cast(GgufType, weights), directory)
+    if kind == "onnx":
+        path = directory / "model.onnx"
+        export_onnx(canonical.model, path)
+        canonical.tokenizer.save_pretrained(directory)
+        return (_prove(canonical, export, path, precision="float32"),)
+    if kind == "remote_code":
+        export_remote_code(canonical.model, canonical.checkpoint, directory)
+    else:
+        padded = pad_to_equal_layers(canonical.model)
+        padded.to(canonical.dtype).save_pretrained(directory)
+        canonical.tokenizer.save_pretrained(directory)
+    return (_prove(canonical, export, directory, precision="float32"),)
+
+
+def _gguf(canonical: Canonical, weights: GgufType, directory: Path) -> tuple[ParityRecord, ...]:
+    """Prove graph and tokenizer on an fp32 file first: rounded weights would hide a wrong graph."""
+    plain, path = directory / "plain.gguf", directory / "model.gguf"
+    export_gguf(canonical.model, canonical.checkpoint, plain, weights="f32")
+    records = (_prove(canonical, "gguf:f32", plain, precision="f32"),)
+    if weights == "f32":
+        plain.replace(path)
+        return records
+    plain.unlink()
+    export_gguf(canonical.model, canonical.checkpoint, path, weights=weights)
+    export = cast(ExportFormat, f"gguf:{weights}")
+    return (*records, _prove(canonical, export, path, precision=weights))
+
+
+def _prove(
+    canonical: Canonical, export: ExportFormat, artifact: Path, *, precision: str
+) -> ParityRecord:
+    engines = {
+        "gguf": "llama.cpp",
+        "onnx": "onnxruntime",
+        "padded": "transformers",
+        "remote_code": "transformers-remote-code",
+    }
+    return check_parity(
+        artifact,
+        engines[export.partition(":")[0]],  # type: ignore[arg-type]
+        model=canonical.model,
+        tokenizer=canonical.tokenizer,
+        precision=precision,
+        tolerance=_TOLERANCES[export],
+    )
+
+
+def _stored_dtype(checkpoint: Path) -> torch.dtype:
+    path = next(iter(sorted(checkpoint.glob("*.safetensors"))))
+    with safe_open(path, framework="pt") as file:
+        dtype: torch.dtype = file.get_tensor(next(iter(file.keys()))).dtype
+    return dtype

@@ -1,0 +1,60 @@
+"""What the recipe makes of the engines it is to be served with."""
+
+from typing import Any
+
+import pytest
+from pydantic import ValidationError
+
+from pruning.recipe import Recipe
+
+RECIPE: dict[str, Any] = {"model": "org/name", "target": "30%", "data": "org/text"}
+
+
+def resolve(**fields: Any) -> Recipe:
+    return Recipe.model_validate({**RECIPE, **fields})
+
+
+def test_tensor_parallel_becomes_a_constraint_on_every_width() -> None:
+    constraints = resolve(tensor_parallel=3, serve_with=["vllm"]).allocation.constraints
+    assert (constraints.tensor_parallel, constraints.width_multiple) == (3, 96)
+
+
+def test_llama_cpp_asks_for_whole_quantisation_blocks() -> None:
+    with pytest.raises(ValidationError, match="width_multiple: 8 is no multiple of 32"):
+        resolve(serve_with=["llama.cpp"], allocation={"constraints": {"width_multiple": 8}})
+
+
+def test_a_quantised_export_asks_the_same_as_its_engine() -> None:
+    with pytest.raises(ValidationError, match="width_multiple"):
+        resolve(
+            output={"exports": ["gguf:q4_0"]}, allocation={"constraints": {"width_multiple": 8}}
+        )
+
+
+def test_engines_for_equal_layers_choose_the_uniform_layout() -> None:
+    assert resolve(serve_with=["sglang"]).allocation.layout == "uniform"
+
+
+def test_such_an_engine_and_unequal_layers_are_refused() -> None:
+    with pytest.raises(ValidationError, match="sglang run models with equal layers only"):
+        resolve(serve_with=["sglang"], allocation={"layout": "per_layer"})
+
+
+def test_the_padded_export_serves_them_whatever_the_layers() -> None:
+    recipe = resolve(serve_with=["mlx"], output={"exports": ["padded"]})
+    assert recipe.allocation.layout == "per_layer"
+
+
+def test_contradicting_devices_are_refused() -> None:
+    with pytest.raises(ValidationError, match="is no multiple of tensor_parallel"):
+        resolve(tensor_parallel=4, allocation={"constraints": {"tensor_parallel": 2}})
+
+
+def test_a_resolved_recipe_resolves_to_itself() -> None:
+    recipe = resolve(tensor_parallel=2, serve_with=["llama.cpp", "tensorrt-llm"])
+    assert Recipe.model_validate_json(recipe.model_dump_json()) == recipe
+
+
+def test_unknown_exports_are_refused() -> None:
+    with pytest.raises(ValidationError, match="exports"):
+        resolve(output={"exports": ["gguf:q4_k"]})
