@@ -1,5 +1,6 @@
 """The HTTP process: `uvicorn --factory api.main:create_app`."""
 
+import logging
 import signal
 import threading
 from collections.abc import AsyncIterator, Iterator
@@ -13,6 +14,7 @@ from fastapi.staticfiles import StaticFiles
 from api.dashboard import pages, sign_in
 from api.dashboard.rendering import STATIC, build_templates
 from api.errors import install_error_handlers
+from api.metrics import Measured, Metrics
 from api.middleware import BodyLimit, ResponseHeaders
 from api.model_configs import ModelConfigs
 from api.openapi import install_openapi
@@ -23,6 +25,7 @@ from api.schemas.checkpoints import DownloadUrlRequest
 from api.schemas.jobs import JobCreate, PauseRequest
 from api.sessions import load_signer
 from api.settings import ApiSettings
+from registry import logs
 from registry.db import create_engine, session_factory
 from registry.settings import Settings
 from registry.storage import store_for
@@ -56,6 +59,7 @@ def create_app(
     app.add_middleware(
         BodyLimit, max_bytes=limits.max_body_bytes, max_upload_bytes=limits.max_upload_bytes
     )
+    app.add_middleware(Measured, metrics=app.state.metrics)
     app.add_middleware(ResponseHeaders)
     install_error_handlers(app)
     app.add_exception_handler(pages.SignInNeeded, pages.redirect_to_sign_in)
@@ -70,6 +74,7 @@ def _open(app: FastAPI, settings: Settings, api_settings: ApiSettings) -> None:
     app.state.api_settings = api_settings
     app.state.engine = create_engine(settings)
     app.state.sessions = session_factory(app.state.engine)
+    app.state.metrics = Metrics(app.state.sessions)
     app.state.store = store_for(settings.artifacts_url)
     app.state.signer = load_signer(
         settings.data_dir, given.get_secret_value() if given is not None else None
@@ -81,6 +86,8 @@ def _open(app: FastAPI, settings: Settings, api_settings: ApiSettings) -> None:
 
 @asynccontextmanager
 async def _lifespan(app: FastAPI) -> AsyncIterator[None]:
+    if not logging.getLogger().handlers:
+        logs.configure(app.state.settings.log_format)
     with _noticing_signals(app.state.stopping):
         yield
     app.state.stopping.set()

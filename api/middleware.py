@@ -7,6 +7,8 @@ from starlette.datastructures import Headers, MutableHeaders
 from starlette.exceptions import HTTPException
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
+from registry import logs
+
 SECURITY_HEADERS = {
     # No inline script or style and nothing from elsewhere: what a user typed cannot become code.
     "Content-Security-Policy": (
@@ -39,11 +41,14 @@ class ResponseHeaders:
             if message["type"] == "http.response.start":
                 headers = MutableHeaders(scope=message)
                 headers["X-Request-Id"] = request_id
+                for name, value in scope["state"].get("rate_limit", {}).items():
+                    headers.setdefault(name, value)
                 for name, value in SECURITY_HEADERS.items():
                     headers.setdefault(name, value)
             await send(message)
 
-        await self.app(scope, receive, send_with_headers)
+        with logs.bound(request_id=request_id):
+            await self.app(scope, receive, send_with_headers)
 
 
 class BodyLimit:

@@ -14,7 +14,7 @@ from celery import Celery
 from sqlalchemy import Engine
 from sqlalchemy.exc import DBAPIError
 
-from registry import api_keys, backup, fsck, garbage, outbox
+from registry import api_keys, backup, fsck, garbage, logs, outbox
 from registry.db import SessionFactory, create_engine, session_factory, transaction
 from registry.errors import RegistryError, StorageError
 from registry.migrate import migrate
@@ -54,8 +54,8 @@ def sweep_command(
     once: Annotated[bool, typer.Option("--once", help="One round instead of a loop.")] = False,
 ) -> None:
     """Expire leases, enforce deadlines, hint at queued jobs and send the outbox, until stopped."""
-    logging.basicConfig(level=logging.INFO, format="%(asctime)s %(name)s %(levelname)s %(message)s")
     settings = Settings()
+    logs.configure(settings.log_format)
     engine = create_engine(settings)
     if once:
         sweep_round(session_factory(engine), settings, celery_app(settings))

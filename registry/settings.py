@@ -6,7 +6,7 @@ The recipe says what a job does; these say where things are kept and how patient
 import os
 import sys
 from pathlib import Path
-from typing import Self
+from typing import Literal, Self
 
 from pydantic import Field, model_validator
 from pydantic_settings import BaseSettings, SettingsConfigDict
@@ -53,6 +53,8 @@ class Settings(BaseSettings):
         2 << 30, ge=0, description="Free space at which a job paused as storage_full goes on."
     )
     storage_reserve_bytes: int = Field(256 << 20, ge=0, description="Free space never used.")
+
+    log_format: Literal["console", "json"] = "console"
 
     queues: tuple[str, ...] = Field(("default",), description="Queues a worker consumes.")
     worker_name: str = Field("", description="Name of this worker; default host and process.")

@@ -10,13 +10,12 @@ from typing import Any
 
 from celery import Celery, signals
 
+from registry import logs
 from registry.queue import celery_app
 from registry.settings import Settings
 from worker.heartbeat import Presence
 from worker.tasks import register
 from worker.workplace import Workplace, open_workplace
-
-_LOG_FORMAT = "%(asctime)s %(name)s %(levelname)s %(message)s"
 
 
 def build_app(settings: Settings) -> Celery:
@@ -26,11 +25,14 @@ def build_app(settings: Settings) -> Celery:
     workplace = functools.cache(lambda: open_workplace(settings))
     presence = functools.cache(lambda: Presence(workplace()))
     register(app, workplace, presence)
-    _connect(workplace, presence)
+    _connect(settings, workplace, presence)
     return app
 
 
-def _connect(workplace: Any, presence: Any) -> None:
+def _connect(settings: Settings, workplace: Any, presence: Any) -> None:
+    def configure_logging(loglevel: int = logging.INFO, **_: object) -> None:
+        logs.configure(settings.log_format, loglevel)
+
     def ready(**_: object) -> None:
         presence().start()
 
@@ -42,14 +44,10 @@ def _connect(workplace: Any, presence: Any) -> None:
         keeper: Presence = presence()
         keeper.stop()
 
-    signals.setup_logging.connect(_configure_logging, weak=False)
+    signals.setup_logging.connect(configure_logging, weak=False)
     signals.worker_ready.connect(ready, weak=False)
     signals.worker_shutting_down.connect(shutting_down, weak=False)
     signals.worker_shutdown.connect(shut_down, weak=False)
-
-
-def _configure_logging(loglevel: int = logging.INFO, **_: object) -> None:
-    logging.basicConfig(level=loglevel, format=_LOG_FORMAT)
 
 
 app = build_app(Settings())

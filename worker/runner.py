@@ -12,7 +12,7 @@ from pathlib import Path
 from sqlalchemy.exc import SQLAlchemyError
 
 from pruning.errors import PruningError
-from registry import commits, leases, rollback
+from registry import commits, leases, logs, rollback
 from registry.db import reading, transaction
 from registry.errors import BlobCorrupt, BlobNotFound, LeaseLost, StorageFull
 from registry.failures import JobError
@@ -41,11 +41,13 @@ def run(workplace: Workplace, job_id: str) -> bool:
     lease = _acquire(workplace, job_id)
     if lease is None:
         return False
-    logger.info("job %s: attempt %d, fence %d", job_id, lease.attempt, lease.fence)
+    ids = {"job_id": job_id, "attempt": lease.attempt, "fence": lease.fence}
     with (
+        logs.bound(**ids, worker=lease.owner),
         Heartbeat(workplace, lease) as heartbeat,
         _attempt_directory(workplace, lease) as directory,
     ):
+        logger.info("job %s: leased", job_id)
         try:
             verdict = _run_child(workplace, lease, heartbeat, directory)
         except LeaseLost as error:

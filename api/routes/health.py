@@ -3,8 +3,9 @@
 import platform
 from importlib.metadata import version
 
-from fastapi import APIRouter, Request
+from fastapi import APIRouter, Request, Response
 from fastapi.responses import JSONResponse
+from prometheus_client import CONTENT_TYPE_LATEST
 
 from api.openapi import problems
 from api.readiness import (
@@ -53,3 +54,10 @@ def readyz(request: Request) -> JSONResponse:
     worst = worst_of(checks)
     body = Readiness(status=worst, checks=checks).model_dump(mode="json")
     return JSONResponse(body, 503 if worst == "failed" else 200, {"Cache-Control": "no-store"})
+
+
+@router.get("/metrics", include_in_schema=False)
+def metrics(request: Request) -> Response:
+    """For Prometheus. It names no tenant; keep it inside all the same."""
+    text = request.app.state.metrics.render()
+    return Response(text, media_type=CONTENT_TYPE_LATEST, headers={"Cache-Control": "no-store"})

@@ -1,0 +1,87 @@
+"""Log lines of the service: structured, with the ids of what they are about, without secrets.
+
+`bound` puts ids on every line of a block, whichever module writes it. What looks like a secret is
+blotted out last, in keys, values, messages and stack traces alike.
+"""
+
+import logging
+import re
+import sys
+from collections.abc import MutableMapping
+from typing import Any, Literal
+
+import structlog
+
+Format = Literal["console", "json"]
+
+bound = structlog.contextvars.bound_contextvars
+
+HIDDEN = "[hidden]"
+_SECRET_KEYS = re.compile(
+    r"secret|passw|authorization|cookie|credential|api_?key|(^|_)token$", re.IGNORECASE
+)
+_SECRETS = re.compile(
+    r"pk_[0-9a-f]{12}_[0-9a-f]+"  # our API keys
+    r"|hf_[A-Za-z0-9]{16,}"  # Hugging Face
+    r"|whsec_[A-Za-z0-9+/=]+"  # webhook signatures
+    r"|(?:AKIA|ASIA)[A-Z0-9]{16}"  # AWS
+    r"|(?<=://)[^/\s:@]*:[^/\s@]+(?=@)"  # user:password in a URL
+    r"|(?<=[Bb]earer )[\w.~+/-]+=*"
+    r"|(?<=[?&]signature=)[\w%-]+"
+)
+
+
+def redact(value: Any) -> Any:
+    """The value with everything that looks like a secret blotted out. Pure."""
+    match value:
+        case str():
+            return _SECRETS.sub(HIDDEN, value)
+        case dict():
+            return {
+                key: HIDDEN if isinstance(key, str) and _SECRET_KEYS.search(key) else redact(item)
+                for key, item in value.items()
+            }
+        case list() | tuple():
+            return [redact(item) for item in value]
+        case _:
+            return value
+
+
+def configure(log_format: Format = "console", level: int = logging.INFO) -> None:
+    """Send all logging of this process to standard error, structured."""
+    handler = logging.StreamHandler(sys.stderr)
+    handler.setFormatter(formatter(log_format))
+    root = logging.getLogger()
+    root.handlers = [handler]
+    root.setLevel(level)
+
+
+def formatter(log_format: Format) -> logging.Formatter:
+    """The formatter for records of the standard library's loggers."""
+    last: Any = (
+        structlog.processors.JSONRenderer(default=str)
+        if log_format == "json"
+        else structlog.dev.ConsoleRenderer(colors=False)
+    )
+    return structlog.stdlib.ProcessorFormatter(
+        foreign_pre_chain=[
+            structlog.contextvars.merge_contextvars,
+            structlog.stdlib.add_log_level,
+            structlog.stdlib.add_logger_name,
+            structlog.stdlib.ExtraAdder(),
+            structlog.processors.TimeStamper(fmt="iso", utc=True, key="ts"),
+        ],
+        processors=[
+            structlog.stdlib.ProcessorFormatter.remove_processors_meta,
+            structlog.processors.format_exc_info,
+            _redact_event,
+            last,
+        ],
+    )
+
+
+def _redact_event(
+    _logger: Any, _method: str, event: MutableMapping[str, Any]
+) -> MutableMapping[str, Any]:
+    clean: MutableMapping[str, Any] = redact(dict(event))
+    return clean
