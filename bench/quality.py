@@ -51,10 +51,11 @@ MAX_MODEL_SIZES = 3.0
 DEFAULTS = {
     "espalier": {
         "schedule": {"num_increments": 2},
-        "importance": {"calibration": {"num_samples": 64, "sequence_length": 512, "batch_size": 4}},
-    }
+        "importance": {"calibration": {"num_samples": 64, "sequence_length": 512, "batch_size": 2}},
+    },
+    "adapt_pruner": {"schedule": {"num_increments": 8}},
 }
-"""The size of the work, by preset: increments on the way to 20 %, and text for each of them."""
+"""The size of the work where a preset leaves it open: increments for each 20 %, and their text."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -114,33 +115,63 @@ def _arguments() -> argparse.Namespace:
 
 
 def _prune(preset: str, args: argparse.Namespace) -> Iterator[Row]:
-    """One run over all sizes; checkpoints are evaluated and then dropped."""
-    recipe = _recipe(preset, args)
+    """One run over all sizes, or one for each where the preset cuts once."""
+    shares = sorted(args.sparsity)
+    at_once = _recipe(preset, args, shares).schedule.num_increments == 1
+    for some in [[share] for share in shares] if at_once else [shares]:
+        yield from _run(preset, args, some)
+
+
+def _run(preset: str, args: argparse.Namespace, shares: list[float]) -> Iterator[Row]:
+    """Checkpoints are evaluated as they come, and dropped at the end."""
+    recipe = _recipe(preset, args, shares)
     with tempfile.TemporaryDirectory(prefix="espalier-bench-") as scratch:
         path = Path(scratch) / "recipe.json"
         path.write_text(recipe.model_dump_json())
         command = [sys.executable, "-m", "bench.pruning_run", str(path), f"{scratch}/out"]
         command += ["--threads", str(args.threads)]
-        done = subprocess.run(command, check=True, stdout=subprocess.PIPE, text=True)
-        reports = [json.loads(line) for line in done.stdout.splitlines()]
-        for sparsity in sorted(args.sparsity):
-            yield _row(preset, sparsity, reports, args)
+        sizes = _sizes(args, shares)
+        with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as child:
+            assert child.stdout is not None
+            for report in map(json.loads, child.stdout):
+                for sparsity in sizes.reached(report["num_parameters"]):
+                    yield _row(preset, sparsity, report, sizes, args)
+        if child.returncode:
+            raise subprocess.CalledProcessError(child.returncode, command)
+
+
+@dataclass
+class _Sizes:
+    """What the base model counts, and the shares still to be reached, the smallest first."""
+
+    num_parameters: int
+    num_prunable: int
+    waiting: list[float]
+
+    def reached(self, num_parameters: int) -> Iterator[float]:
+        """The shares that a model of this size is the first to reach."""
+        while self.waiting and self.removed(num_parameters) >= self.waiting[0] - 1e-6:
+            yield self.waiting.pop(0)
+
+    def removed(self, num_parameters: int) -> float:
+        return (self.num_parameters - num_parameters) / self.num_prunable
+
+
+def _sizes(args: argparse.Namespace, shares: list[float]) -> _Sizes:
+    base = AutoModelForCausalLM.from_pretrained(args.model, dtype=torch.float32)
+    return _Sizes(count_parameters(base), count_prunable_parameters(base), list(shares))
 
 
 def _row(
-    preset: str, sparsity: float, reports: list[dict[str, Any]], args: argparse.Namespace
+    preset: str, sparsity: float, report: dict[str, Any], sizes: _Sizes, args: argparse.Namespace
 ) -> Row:
-    base = AutoModelForCausalLM.from_pretrained(args.model, dtype=torch.float32)
-    num_parameters, num_prunable = count_parameters(base), count_prunable_parameters(base)
-    most = num_parameters - round(sparsity * num_prunable)
-    report = next(r for r in reports if r["num_parameters"] <= most)
     at_2048, at_128 = _perplexities(report["directory"], args.data, args.tokens)
     return Row(
         preset=preset,
         sparsity=sparsity,
-        removed=(num_parameters - report["num_parameters"]) / num_prunable,
+        removed=sizes.removed(report["num_parameters"]),
         num_parameters=report["num_parameters"],
-        base_bytes=4 * num_parameters,
+        base_bytes=4 * sizes.num_parameters,
         perplexity_2048=at_2048,
         perplexity_128=at_128,
         cpu_seconds=report["cpu_seconds"],
@@ -148,11 +179,11 @@ def _row(
     )
 
 
-def _recipe(preset: str, args: argparse.Namespace) -> Recipe:
+def _recipe(preset: str, args: argparse.Namespace, shares: list[float]) -> Recipe:
     name, *changes = preset.split(",")
     fields: dict[str, Any] = {
         "model": str(args.model.resolve()),
-        "target": [{"sparsity": sparsity} for sparsity in sorted(args.sparsity)],
+        "target": [{"sparsity": sparsity} for sparsity in shares],
         "data": {"train": str((args.data / CALIBRATION).resolve()), "max_held_out_tokens": 2048},
         "method": name,
         "recovery": {"kind": "none"},
@@ -169,7 +200,7 @@ def _recipe(preset: str, args: argparse.Namespace) -> Recipe:
         part[last] = json.loads(value)
     schedule = fields.setdefault("schedule", {})
     if "num_increments" in schedule:
-        schedule["num_increments"] = round(schedule["num_increments"] * max(args.sparsity) / 0.2)
+        schedule["num_increments"] = max(1, round(schedule["num_increments"] * shares[-1] / 0.2))
     return Recipe.model_validate(fields)
 
 

@@ -1,0 +1,189 @@
+"""How fast recovery training is, beside what else one would use; one table, in one run.
+
+    python -m bench.training --model DIR --text FILE_OR_DIR [--steps 3] [--repeats 3]
+
+`plain` (autocast, whole logits) and `trainer` (transformers' Trainer) run as a user would start
+them; ours as the worker starts its child. Times are processor seconds, so that a busy machine
+blurs them less. The loops take turns, and the median over all steps counts.
+"""
+
+import argparse
+import json
+import os
+import statistics
+import subprocess
+import sys
+import tempfile
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+from transformers import AutoConfig
+
+from worker.child import child_environment
+
+RESULTS = Path(__file__).parent / "results"
+LOOPS = ("plain", "trainer", "ours", "ours_compiled")
+
+_NO_HUB = {"model": {"source": "path"}, "data": {"train": []}}
+
+
+@dataclass(frozen=True, kw_only=True)
+class Bar:
+    """What was promised of one figure."""
+
+    name: str
+    figure: float
+    bar: float
+    more_is_better: bool
+
+    @property
+    def met(self) -> bool:
+        return self.figure >= self.bar if self.more_is_better else self.figure <= self.bar
+
+    def line(self) -> str:
+        sign = "≥" if self.more_is_better else "≤"
+        verdict = "met" if self.met else "MISSED"
+        return f"{self.name:<52} bar {sign} {self.bar:<8g} figure {self.figure:<10.3g} {verdict}"
+
+
+@dataclass(frozen=True, kw_only=True)
+class Row:
+    """One loop over all its repeats."""
+
+    loop: str
+    tokens_per_cpu_second: float
+    tokens_per_second: float
+    utilisation: float
+    peak_gigabytes: float
+    data_share: float | None
+    phase_seconds: Mapping[str, float] | None
+
+
+def measure(loop: str, args: argparse.Namespace) -> dict[str, Any]:
+    """One run of one loop in a process of its own."""
+    ours = loop.startswith("ours")
+    environment = child_environment(os.environ, _NO_HUB) if ours else dict(os.environ)
+    with tempfile.TemporaryDirectory() as out_dir:
+        command = [
+            *(sys.executable, "-m", "bench.training_loops", loop),
+            *("--model", str(args.model), "--text", str(args.text), "--out", out_dir),
+            *("--steps", str(args.steps), "--threads", str(args.threads)),
+            *("--batch", str(args.batch), "--length", str(args.length)),
+        ]
+        done = subprocess.run(
+            command,
+            env=environment,
+            cwd=Path(__file__).parents[1],
+            stdout=subprocess.PIPE,
+            text=True,
+            check=True,
+        )
+    found: dict[str, Any] = json.loads(done.stdout.splitlines()[-1])
+    return found
+
+
+def summarise(loop: str, found: list[dict[str, Any]], args: argparse.Namespace) -> Row:
+    """Medians over the steps of all repeats."""
+    cpu = statistics.median(s for run in found for s in run["seconds"]["cpu"])
+    wall = statistics.median(s for run in found for s in run["seconds"]["wall"])
+    tokens = args.batch * args.length
+    flops = flops_per_token(args, found[0]["num_parameters"]) * tokens
+    ceiling = statistics.median(run["matmul_flops"] for run in found)
+    return Row(
+        loop=loop,
+        # As if the threads had had the machine to themselves.
+        tokens_per_cpu_second=args.threads * tokens / cpu,
+        tokens_per_second=tokens / wall,
+        utilisation=flops / cpu / ceiling,
+        peak_gigabytes=max(run["peak_bytes"] for run in found) / 1e9,
+        data_share=found[-1].get("data_share"),
+        phase_seconds=found[-1].get("phase_seconds"),
+    )
+
+
+def flops_per_token(args: argparse.Namespace, num_parameters: int) -> float:
+    """Forward and backward: 6 per parameter, and causal attention's two products."""
+    config = AutoConfig.from_pretrained(args.model)
+    width = config.num_attention_heads * config.head_dim
+    return 6.0 * num_parameters + 6.0 * config.num_hidden_layers * args.length * width
+
+
+def bars_of(rows: Mapping[str, Row]) -> list[Bar]:
+    """The bars that the project set itself for training."""
+    best = max((rows["ours"], rows["ours_compiled"]), key=lambda row: row.tokens_per_cpu_second)
+    gain = best.tokens_per_cpu_second / rows["plain"].tokens_per_cpu_second
+    over_trainer = best.tokens_per_cpu_second / rows["trainer"].tokens_per_cpu_second
+    return [
+        Bar(name="times the plain loop", figure=gain, bar=2.1, more_is_better=True),
+        Bar(name="times the Trainer", figure=over_trainer, bar=1.0, more_is_better=True),
+        Bar(
+            name="share of the matrix-product ceiling",
+            figure=best.utilisation,
+            bar=0.33,
+            more_is_better=True,
+        ),
+        Bar(
+            name="peak memory, GB",
+            figure=best.peak_gigabytes,
+            bar=5.5,
+            more_is_better=False,
+        ),
+        Bar(
+            name="share of training spent waiting for data",
+            figure=best.data_share or 0.0,
+            bar=0.02,
+            more_is_better=False,
+        ),
+    ]
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
+    parser.add_argument("--model", type=Path, required=True)
+    parser.add_argument("--text", type=Path, required=True)
+    parser.add_argument("--steps", type=int, default=3)
+    parser.add_argument("--repeats", type=int, default=3)
+    parser.add_argument("--batch", type=int, default=8)
+    parser.add_argument("--length", type=int, default=512)
+    parser.add_argument("--threads", type=int, default=2)
+    parser.add_argument("--results", type=Path, default=RESULTS)
+    args = parser.parse_args()
+    found: dict[str, list[dict[str, Any]]] = {loop: [] for loop in LOOPS}
+    for _ in range(args.repeats):
+        for loop in LOOPS:
+            found[loop].append(measure(loop, args))
+    rows = {loop: summarise(loop, runs, args) for loop, runs in found.items()}
+    bars = bars_of(rows)
+    report(rows, bars, args)
+    sys.exit(0 if all(bar.met for bar in bars) else 1)
+
+
+def report(rows: Mapping[str, Row], bars: list[Bar], args: argparse.Namespace) -> None:
+    """Print the table and the bars; keep both as JSON."""
+    for row in rows.values():
+        print(
+            f"{row.loop:<14} {row.tokens_per_cpu_second:7.0f} tokens/s by CPU time "
+            f"{row.tokens_per_second:7.0f} by the clock  {row.utilisation:5.1%} of the ceiling "
+            f"{row.peak_gigabytes:5.2f} GB"
+        )
+    for bar in bars:
+        print(bar.line())
+    args.results.mkdir(parents=True, exist_ok=True)
+    kept = {
+        "at": datetime.now(UTC).isoformat(timespec="seconds"),
+        "load_average": os.getloadavg()[0],
+        "threads": args.threads,
+        "batch": [args.batch, args.length],
+        "steps": args.steps,
+        "repeats": args.repeats,
+        "rows": [asdict(row) for row in rows.values()],
+        "bars": [asdict(bar) | {"met": bar.met} for bar in bars],
+    }
+    (args.results / "training.json").write_text(json.dumps(kept, indent=2) + "\n")
+
+
+if __name__ == "__main__":
+    main()
