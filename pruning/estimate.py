@@ -136,8 +136,9 @@ def _resolve_targets(recipe: Recipe, architecture: Architecture, floor: int) -> 
             num_parameters=architecture.num_parameters,
             num_prunable_parameters=architecture.num_prunable_parameters,
             dtype=recipe.output.dtype,
+            shaped=architecture.shaped,
         )
-        if num_parameters < floor:
+        if target.shape is None and num_parameters < floor:
             raise TargetUnreachable(
                 f"the constraints leave at least {floor:,} parameters, "
                 f"the target is {num_parameters:,}",

@@ -501,6 +501,12 @@ class Recipe(Part):
         return self
 
     @model_validator(mode="after")
+    def _a_shape_goes_alone(self) -> Self:
+        if len(self.targets) > 1 and any(target.shape is not None for target in self.targets):
+            raise ValueError("a target shape goes alone, not in a family of sizes")
+        return self
+
+    @model_validator(mode="after")
     def _means_are_measured(self) -> Self:
         if self.compensation == "bias" and self.importance.kind == "fisher":
             raise ValueError("compensation 'bias' goes with any importance but 'fisher'")

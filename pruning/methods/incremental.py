@@ -117,6 +117,7 @@ def decide(run: Run, scores: Scores, target_num_parameters: int) -> tuple[Prunin
         target_num_parameters=target_num_parameters,
         allocation=run.recipe.allocation,
         axes=run.recipe.axes,
+        shape=run.recipe.targets[-1].shape,
         debt=run.debt,
     )
 

@@ -1,13 +1,13 @@
 """When to cut to what size, and how many optimizer steps follow each cut. Pure."""
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from itertools import pairwise
 from typing import Literal
 
 from pruning.errors import TargetUnreachable
-from pruning.recipe import Schedule, Target
+from pruning.recipe import Schedule, Shape, Target
 
 BYTES_PER_PARAMETER = {"float32": 4, "bfloat16": 2, "float16": 2}
 _MIN_INCREMENTS = 3
@@ -27,19 +27,20 @@ class Increment:
 
 
 def resolve_target(
-    target: Target, *, num_parameters: int, num_prunable_parameters: int, dtype: str
+    target: Target,
+    *,
+    num_parameters: int,
+    num_prunable_parameters: int,
+    dtype: str,
+    shaped: Callable[[Shape], int],
 ) -> int:
-    """The number of parameters that a target means for one model.
+    """The number of parameters that a target means for one model; `shaped` counts those of a shape.
 
     Raises:
-        TargetUnreachable: it is larger than the model, or needs axes that this method does not cut.
+        TargetUnreachable: it is larger than the model, or a shape beyond its own.
     """
     if target.shape is not None:
-        raise TargetUnreachable(
-            "this method does not prune to an explicit shape",
-            param="target.shape",
-            hint="Give num_parameters, sparsity or size_bytes.",
-        )
+        return shaped(target.shape)
     if target.num_parameters is not None:
         resolved = target.num_parameters
     elif target.sparsity is not None:

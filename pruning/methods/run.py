@@ -11,6 +11,7 @@ import torch
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from pruning.allocation.debt import Debt
+from pruning.allocation.shapes import shape_num_parameters
 from pruning.checkpoint import load_checkpoint, restore_optimizer
 from pruning.data.corpus import Corpus
 from pruning.data.mixture import MixtureSampler
@@ -239,12 +240,14 @@ def build_run(
 
 
 def _increments(recipe: Recipe, start: Start, corpus: Corpus) -> tuple[Increment, ...]:
+    geometry = geometry_of(start.model, start.plan)
     targets = [
         resolve_target(
             target,
             num_parameters=start.base_num_parameters,
             num_prunable_parameters=start.base_num_prunable_parameters,
             dtype=recipe.output.dtype,
+            shaped=lambda shape: shape_num_parameters(shape, start.plan, geometry),
         )
         for target in recipe.targets
     ]
