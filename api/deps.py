@@ -87,7 +87,7 @@ def principal(
     """Who asks: by API key, or, to read only, by the dashboard's session.
 
     Raises:
-        Problem: 401 without a valid key, 403 when the key lacks a scope.
+        Problem: 401 without a valid key, 403 when the key lacks a scope, 429 when too many.
     """
     who = _by_key(request, bearer) if "authorization" in request.headers else by_session(request)
     if who is None:
@@ -96,6 +96,7 @@ def principal(
             "Send `Authorization: Bearer pk_…`.",
             headers={"WWW-Authenticate": "Bearer"},
         )
+    request.state.rate_limit = request.app.state.limiter.take(who.key_id)
     for scope in needed.scopes:
         if not who.may(scope):
             raise Problem("insufficient_scope", f"This needs the scope {scope}.")
@@ -181,6 +182,7 @@ JobsReader = Annotated[Principal, Security(principal, scopes=["jobs:read"])]
 JobsWriter = Annotated[Principal, Security(principal, scopes=["jobs:write"])]
 JobsDeleter = Annotated[Principal, Security(principal, scopes=["jobs:delete"])]
 CheckpointReader = Annotated[Principal, Security(principal, scopes=["ckpt:read"])]
+Admin = Annotated[Principal, Security(principal, scopes=["admin"])]
 FilesReader = Annotated[Principal, Security(principal, scopes=["files:read"])]
 FilesWriter = Annotated[Principal, Security(principal, scopes=["files:write"])]
 Downloader = Annotated[Principal, Security(downloader, scopes=["ckpt:read"])]

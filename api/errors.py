@@ -17,7 +17,7 @@ from starlette.exceptions import HTTPException
 
 from api.openapi import allowed_methods
 from pruning.errors import PruningError, TargetUnreachable
-from registry.errors import FileNotUsable, InvalidTransition, RegistryError
+from registry.errors import FileNotUsable, InvalidTransition, QuotaExceeded, RegistryError
 
 logger = logging.getLogger(__name__)
 
@@ -46,6 +46,10 @@ TITLES: Mapping[str, tuple[int, str]] = {
     "idempotency_key_reuse": (422, "The idempotency key was used for another request"),
     "path_forbidden": (422, "The path is outside the allowed roots"),
     "model_unavailable": (422, "The model's configuration cannot be read from here"),
+    "key_not_active": (409, "The API key is not active"),
+    "rate_limited": (429, "Too many requests"),
+    "quota_jobs": (429, "Too many jobs"),
+    "quota_storage": (429, "Too much is stored"),
     "file_in_use": (409, "A job that has not ended reads this file"),
     "offset_mismatch": (409, "The upload stands at another place"),
     "upload_in_progress": (409, "Another request is writing to this upload"),
@@ -68,8 +72,11 @@ _CODE_BY_STATUS = {
     413: "body_too_large",
     415: "unsupported_media_type",
 }
-_RETRYABLE = frozenset({"idempotency_in_progress", "storage_full", "storage_error"})
+_RETRYABLE = frozenset(
+    {"idempotency_in_progress", "storage_full", "storage_error", "quota_jobs", "quota_storage"}
+)
 _RETRY_AFTER_SECONDS = 2
+_QUOTA_RETRY_SECONDS = 60
 PROBLEM_JSON = "application/problem+json"
 
 
@@ -183,6 +190,8 @@ def from_registry_error(error: RegistryError) -> Problem:
     retryable = error.code in _RETRYABLE
     headers = {"Retry-After": str(_RETRY_AFTER_SECONDS)} if retryable else {}
     param = error.param if isinstance(error, FileNotUsable) else None
+    if isinstance(error, QuotaExceeded):
+        headers["Retry-After"] = str(_QUOTA_RETRY_SECONDS)
     return Problem(error.code, error.message, param=param, retryable=retryable, headers=headers)
 
 

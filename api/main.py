@@ -10,6 +10,7 @@ from types import FrameType
 
 from fastapi import Depends, FastAPI
 from fastapi.staticfiles import StaticFiles
+from pydantic import BaseModel
 
 from api.dashboard import pages, sign_in
 from api.dashboard.rendering import STATIC, build_templates
@@ -19,7 +20,19 @@ from api.middleware import BodyLimit, ResponseHeaders
 from api.model_configs import ModelConfigs
 from api.openapi import install_openapi
 from api.queries import only_known_query
-from api.routes import attempts, checkpoints, estimates, files, health, jobs, progress
+from api.rate_limits import RateLimiter
+from api.routes import (
+    api_keys,
+    attempts,
+    checkpoints,
+    estimates,
+    files,
+    health,
+    jobs,
+    progress,
+    usage,
+)
+from api.schemas.api_keys import ApiKeyCreate, ApiKeyRotate
 from api.schemas.base import ProblemRead
 from api.schemas.checkpoints import DownloadUrlRequest
 from api.schemas.jobs import JobCreate, PauseRequest
@@ -30,6 +43,15 @@ from registry.db import create_engine, session_factory
 from registry.settings import Settings
 from registry.storage import store_for
 
+ROUTES = (
+    *(health, estimates, jobs, progress, attempts, checkpoints, files),
+    *(api_keys, usage),
+)
+BODIES: tuple[type[BaseModel], ...] = (
+    *(ApiKeyCreate, ApiKeyRotate, DownloadUrlRequest, JobCreate, PauseRequest),
+    ProblemRead,
+)
+"""Models that routes read, or errors answer, by themselves."""
 DESCRIPTION = "Name a model, a size and your text; get back a smaller, trained, evaluated model."
 
 
@@ -51,7 +73,7 @@ def create_app(
         separate_input_output_schemas=False,
     )
     _open(app, settings or Settings(), limits)
-    for routes in (health, estimates, jobs, progress, attempts, checkpoints, files):
+    for routes in ROUTES:
         app.include_router(routes.router)
     app.include_router(sign_in.router, include_in_schema=False)
     app.include_router(pages.router, include_in_schema=False)
@@ -63,7 +85,7 @@ def create_app(
     app.add_middleware(ResponseHeaders)
     install_error_handlers(app)
     app.add_exception_handler(pages.SignInNeeded, pages.redirect_to_sign_in)
-    install_openapi(app, models=(DownloadUrlRequest, JobCreate, PauseRequest, ProblemRead))
+    install_openapi(app, models=BODIES)
     return app
 
 
@@ -78,6 +100,9 @@ def _open(app: FastAPI, settings: Settings, api_settings: ApiSettings) -> None:
     app.state.store = store_for(settings.artifacts_url)
     app.state.signer = load_signer(
         settings.data_dir, given.get_secret_value() if given is not None else None
+    )
+    app.state.limiter = RateLimiter(
+        per_second=api_settings.rate_limit_per_second, burst=api_settings.rate_limit_burst
     )
     app.state.model_configs = ModelConfigs(settings, hub_seconds=api_settings.hub_seconds)
     app.state.templates = build_templates()

@@ -97,6 +97,7 @@ def install_openapi(app: FastAPI, *, models: Sequence[type[BaseModel]]) -> None:
                 _add_model(schemas, model)
             _add_simple_forms(schemas)
             _drop_default_validation(document)
+            _add_rate_limit(document)
         return derive()
 
     app.openapi = openapi  # type: ignore[method-assign]  # FastAPI's documented way to extend it.
@@ -128,3 +129,11 @@ def _drop_default_validation(document: dict[str, Any]) -> None:
                 operation["responses"]["422"] = problem
     for name in ("HTTPValidationError", "ValidationError"):
         document["components"]["schemas"].pop(name, None)
+
+
+def _add_rate_limit(document: dict[str, Any]) -> None:
+    """Whoever asks with a key may be told to wait."""
+    for operations in document["paths"].values():
+        for operation in operations.values():
+            if operation.get("security"):
+                operation["responses"].setdefault("429", problems(429)[429])

@@ -16,6 +16,10 @@ class ApiSettings(BaseSettings):
         "Default: made once and kept in `data_dir`.",
     )
     max_body_bytes: int = Field(1 << 20, gt=0, description="Larger requests are refused.")
+    rate_limit_per_second: float = Field(
+        1000.0, ge=0, description="Requests of one API key to each process; 0 does not limit."
+    )
+    rate_limit_burst: int = Field(2000, ge=1, description="How many of them at once.")
     max_upload_bytes: int = Field(20 << 30, gt=0, description="Longer uploads are refused.")
     poll_seconds: float = Field(
         0.25, gt=0, description="How often streams and long polls look at the database."

@@ -15,7 +15,7 @@ from fastapi.concurrency import run_in_threadpool
 from sqlalchemy.orm import Session
 
 from api.errors import Problem
-from registry import files
+from registry import files, quotas
 from registry.db import SessionFactory, transaction
 from registry.errors import BlobNotFound, ChecksumMismatch
 from registry.storage import ArtifactStore, StoredBlob
@@ -127,5 +127,7 @@ def finish(
 
 def _complete(session: Session, row: UploadedFile, blob: StoredBlob) -> UploadedFile:
     found = files.get(session, row.tenant_id, row.id, for_update=True)
+    if found.size_bytes is None:
+        quotas.check_storage(session, row.tenant_id, blob.num_bytes)
     files.complete(session, found, blob)
     return found

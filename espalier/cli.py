@@ -6,25 +6,22 @@ match its digest · 7 the job was cancelled · 130 interrupted.
 """
 
 import json
-import sys
-from collections.abc import Sequence
 from pathlib import Path
 from typing import Annotated, Any
 
 import typer
-from pydantic import BaseModel
-from rich.console import Console
 from rich.progress import BarColumn, DownloadColumn, Progress, TransferSpeedColumn
-from rich.table import Table
 
-from espalier import errors, maintenance
+from espalier import errors
+from espalier.cli_files import files
+from espalier.cli_keys import keys
 from espalier.client import TRAINING_STATE, Client
-from espalier.connection import default_data_dir, read_key
+from espalier.connection import default_data_dir
 from espalier.live import duration, increments, millions, sizes, watch_job
+from espalier.output import AsJson, console, print_json, print_table, show_rows, table_of
 from espalier.resources import Checkpoint, Job
 from espalier.up import Options, UpError, serve
 
-_PIPE_COLUMNS = 200
 JOB_FAILED = 1
 JOB_CANCELLED = 7
 _EXIT_CODES: dict[type[Exception], int] = {
@@ -58,14 +55,10 @@ app = typer.Typer(
     epilog="Exit codes: 0 done, 1 job failed, 2 usage, 3 refused, 4 key, 5 server, 6 digest, "
     "7 job cancelled, 130 interrupted.",
 )
-keys = typer.Typer(no_args_is_help=True, help="API keys of the server on this machine.")
 app.add_typer(keys, name="keys")
-files = typer.Typer(no_args_is_help=True, help="Text sent to the server for jobs to read.")
 app.add_typer(files, name="files")
-app.add_typer(maintenance.app)
 
 JobId = Annotated[str, typer.Argument(help="Id of a job, job_…")]
-AsJson = Annotated[bool, typer.Option("--json", help="Print JSON.")]
 
 
 # --- server ----------------------------------------------------------------------------------
@@ -103,17 +96,6 @@ def up(
         raise typer.Exit(1) from error
 
 
-@keys.command("show")
-def keys_show(
-    data_dir: Annotated[Path | None, typer.Option(help="As given to `up`.")] = None,
-) -> None:
-    """Print the first admin key that `espalier up` made here."""
-    directory = data_dir or default_data_dir()
-    if (secret := read_key(directory)) is None:
-        raise errors.EspalierError(f"no readable key in {directory}; `espalier up` makes one")
-    typer.echo(secret)
-
-
 # --- jobs ------------------------------------------------------------------------------------
 
 
@@ -148,7 +130,7 @@ def submit(
         job = client.submit(request)
         _show(job, as_json)
         if watch:
-            _exit_as(watch_job(client, job.id, _console(as_json)))
+            _exit_as(watch_job(client, job.id, console(as_json)))
 
 
 @app.command()
@@ -164,10 +146,10 @@ def estimate(
         request = _job_request(model, target, _sent(client, data), recipe)
         found = client.estimate(request)
     if as_json:
-        _print_json(found)
+        print_json(found)
         return
     smallest = min(found.targets, key=lambda size: size.params)
-    _show_rows(
+    show_rows(
         {
             "model": f"{millions(found.model.params)} parameters ({found.model.model_type})",
             "result": f"{millions(smallest.params)}, {smallest.size_bytes / 1e6:.1f} MB",
@@ -201,9 +183,9 @@ def list_jobs(
     with Client() as client:
         jobs = client.list_jobs(limit=limit, status=status).data
     if as_json:
-        _print_json(jobs)
+        print_json(jobs)
         return
-    table = _table("job", "status", "phase", "parameters", "increment", "left", "name")
+    table = table_of("job", "status", "phase", "parameters", "increment", "left", "name")
     for job in jobs:
         progress = job.progress
         table.add_row(
@@ -215,7 +197,7 @@ def list_jobs(
             duration(progress.eta_seconds),
             job.name,
         )
-    _print_table(table)
+    print_table(table)
 
 
 @app.command()
@@ -229,7 +211,7 @@ def show(job_id: JobId, as_json: AsJson = False) -> None:
 def watch(job_id: JobId, as_json: AsJson = False) -> None:
     """Show a job's progress until it has ended."""
     with Client() as client:
-        job = watch_job(client, job_id, _console(as_json))
+        job = watch_job(client, job_id, console(as_json))
     _show(job, as_json)
     _exit_as(job)
 
@@ -284,9 +266,9 @@ def checkpoints(job_id: JobId, as_json: AsJson = False) -> None:
     with Client() as client:
         found = client.list_checkpoints(job_id)
     if as_json:
-        _print_json(found)
+        print_json(found)
         return
-    table = _table("checkpoint", "increment", "parameters", "MB", "dtype", "published")
+    table = table_of("checkpoint", "increment", "parameters", "MB", "dtype", "published")
     for item in found:
         table.add_row(
             item.id,
@@ -296,7 +278,7 @@ def checkpoints(job_id: JobId, as_json: AsJson = False) -> None:
             item.dtype,
             item.created_at.astimezone().strftime("%Y-%m-%d %H:%M"),
         )
-    _print_table(table)
+    print_table(table)
 
 
 @app.command()
@@ -314,7 +296,7 @@ def download(
         listed = client.list_files(checkpoint.id)
         wanted = [f for f in listed if training_state or not f.path.startswith(TRAINING_STATE)]
         columns = (BarColumn(), DownloadColumn(), TransferSpeedColumn())
-        with Progress(*columns, console=_console(as_json)) as progress:
+        with Progress(*columns, console=console(as_json)) as progress:
             bar = progress.add_task(checkpoint.id, total=sum(file.size for file in wanted))
             client.download(
                 checkpoint.id,
@@ -323,7 +305,7 @@ def download(
                 on_bytes=lambda count: progress.advance(bar, count),
             )
     if as_json:
-        _print_json(wanted)
+        print_json(wanted)
     else:
         typer.echo(f"{len(wanted)} files of {checkpoint.id} in {directory}, every sha256 right")
 
@@ -340,7 +322,7 @@ def link(
         checkpoint = _find_checkpoint(client, source)
         found = client.download_url(checkpoint.id, path, expires_in_seconds=expires)
     if as_json:
-        _print_json(found)
+        print_json(found)
     else:
         typer.echo(found.url)
 
@@ -354,47 +336,6 @@ def _find_checkpoint(client: Client, source: str) -> Checkpoint:
     return found[-1]
 
 
-# --- files -----------------------------------------------------------------------------------
-
-
-@files.command("upload")
-def upload_files(
-    paths: Annotated[list[Path], typer.Argument(help="Text: .txt, .md, .jsonl or .parquet.")],
-    as_json: AsJson = False,
-) -> None:
-    """Send text for jobs to read; a broken connection is taken up again."""
-    with Client() as client:
-        found = [client.upload(path) for path in paths]
-    if as_json:
-        _print_json(found)
-        return
-    for file in found:
-        typer.echo(f"{file.id}  {file.name}")
-
-
-@files.command("list")
-def list_sent_files(
-    limit: Annotated[int, typer.Option(min=1, max=100)] = 20, as_json: AsJson = False
-) -> None:
-    """List uploaded files, newest first."""
-    with Client() as client:
-        found = client.list_files_sent(limit=limit).data
-    if as_json:
-        _print_json(found)
-        return
-    table = Table("file", "name", "status", "bytes", box=None)
-    for file in found:
-        table.add_row(file.id, file.name, file.status, f"{file.offset:,}")
-    Console().print(table)
-
-
-@files.command("delete")
-def delete_file(file_id: Annotated[str, typer.Argument(help="Id of a file, file_…")]) -> None:
-    """Forget an uploaded file."""
-    with Client() as client:
-        client.delete_file(file_id)
-
-
 # --- output ----------------------------------------------------------------------------------
 
 
@@ -405,13 +346,9 @@ def _absolute(value: str) -> str:
     return value
 
 
-def _console(as_json: bool) -> Console:
-    return Console(stderr=as_json)  # keeps stdout for the JSON
-
-
 def _show(job: Job, as_json: bool) -> None:
     if as_json:
-        _print_json(job)
+        print_json(job)
         return
     rows = {
         "job": job.id,
@@ -424,38 +361,7 @@ def _show(job: Job, as_json: bool) -> None:
         "checkpoint": job.latest_checkpoint,
         "can": ", ".join(job.allowed_actions),
     }
-    _show_rows(rows)
-
-
-def _show_rows(rows: dict[str, str | None]) -> None:
-    table = Table.grid(padding=(0, 2))
-    for label, value in rows.items():
-        if value:
-            table.add_row(label, value)
-    _print_table(table)
-
-
-def _table(*headings: str) -> Table:
-    table = Table(box=None)
-    for heading in headings:
-        # An id that is cut off is of no use.
-        table.add_column(heading, no_wrap=heading in ("job", "checkpoint"), overflow="fold")
-    return table
-
-
-def _print_table(table: Table) -> None:
-    console = Console()
-    if not console.is_terminal:
-        console = Console(width=_PIPE_COLUMNS)
-    console.print(table)
-
-
-def _print_json(value: BaseModel | Sequence[BaseModel]) -> None:
-    if isinstance(value, BaseModel):
-        typer.echo(value.model_dump_json(indent=2))
-    else:
-        json.dump([item.model_dump(mode="json") for item in value], sys.stdout, indent=2)
-        typer.echo()
+    show_rows(rows)
 
 
 def _exit_as(job: Job) -> None:

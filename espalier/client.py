@@ -3,6 +3,7 @@
 import time
 import uuid
 from collections.abc import Iterator, Mapping, Sequence
+from datetime import datetime
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
@@ -14,6 +15,8 @@ from espalier.connection import find_connection
 from espalier.download import OnBytes, download_file
 from espalier.errors import JobEnded, ServerUnreachable, raise_for_problem
 from espalier.resources import (
+    ApiKey,
+    ApiKeyPage,
     Checkpoint,
     CheckpointFile,
     CheckpointPage,
@@ -29,6 +32,7 @@ from espalier.resources import (
     Job,
     JobPage,
     Metrics,
+    Usage,
 )
 from espalier.upload import upload_file
 
@@ -260,6 +264,34 @@ class Client:
     def delete_file(self, file_id: str) -> None:
         """Forget an uploaded file."""
         self._request("DELETE", f"/v1/files/{file_id}")
+
+    # --- administration ------------------------------------------------------------------------
+
+    def create_key(
+        self, scopes: Sequence[str], *, name: str | None = None, expires_at: datetime | None = None
+    ) -> ApiKey:
+        """A new API key; its `secret` is shown this once."""
+        ends = expires_at.isoformat() if expires_at else None
+        body = {"scopes": list(scopes), "name": name, "expires_at": ends}
+        return ApiKey.model_validate_json(self._request("POST", "/v1/api-keys", json=body).content)
+
+    def list_keys(self) -> tuple[ApiKey, ...]:
+        """Every API key of the tenant, without secrets."""
+        return ApiKeyPage.model_validate_json(self._request("GET", "/v1/api-keys").content).data
+
+    def rotate_key(self, key_id: str, *, overlap_seconds: int = 0) -> ApiKey:
+        """A key like that one; the old one works on for `overlap_seconds`."""
+        body = {"overlap_s": overlap_seconds}
+        response = self._request("POST", f"/v1/api-keys/{key_id}/rotate", json=body)
+        return ApiKey.model_validate_json(response.content)
+
+    def revoke_key(self, key_id: str) -> None:
+        """Make a key worthless at once."""
+        self._request("DELETE", f"/v1/api-keys/{key_id}")
+
+    def usage(self) -> Usage:
+        """What the tenant used in the last 30 days, and its quotas."""
+        return Usage.model_validate_json(self._request("GET", "/v1/usage").content)
 
     def _request(
         self,

@@ -247,3 +247,37 @@ class Metrics(Resource):
     def last(self, key: str) -> float | None:
         """The newest value of a curve, if it has any."""
         return next((value for value in reversed(self.columns[key]) if value is not None), None)
+
+
+class ApiKey(Resource):
+    """An API key; `secret` is known only right after it was made."""
+
+    id: str
+    name: str | None = None
+    prefix: str
+    scopes: tuple[str, ...]
+    created_at: datetime
+    expires_at: datetime | None = None
+    revoked_at: datetime | None = None
+    last_used_at: datetime | None = None
+    secret: str | None = None
+
+
+class ApiKeyPage(Resource):
+    """Every API key of a tenant, oldest first."""
+
+    data: tuple[ApiKey, ...]
+
+
+class Usage(Resource):
+    """What was used in a time, and is used now; a quota that is None does not limit."""
+
+    since: datetime
+    until: datetime
+    jobs: dict[str, int]
+    tokens: int
+    worker_seconds: float
+    queued_now: int
+    running_now: int
+    storage_bytes_now: int
+    quotas: dict[str, int | None] = Field(default_factory=dict)

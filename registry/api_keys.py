@@ -11,7 +11,7 @@ from sqlalchemy import select
 from sqlalchemy.orm import Session
 
 from registry.db import database_now, insert_unless_exists
-from registry.errors import ExpiredApiKey, InvalidApiKey
+from registry.errors import ExpiredApiKey, InvalidApiKey, KeyNotActive, NotFound
 from registry.ids import new_id
 from registry.tables import ApiKey, Tenant
 
@@ -98,6 +98,40 @@ def record_use(session: Session, key: ApiKey) -> None:
     now = database_now(session)
     if key.last_used_at is None or now - key.last_used_at >= _USE_RECORDED_EVERY:
         session.get_one(ApiKey, key.id).last_used_at = now
+
+
+def list_all(session: Session, tenant_id: str) -> list[ApiKey]:
+    """Every key of a tenant, oldest first."""
+    query = select(ApiKey).where(ApiKey.tenant_id == tenant_id)
+    return list(session.scalars(query.order_by(ApiKey.created_at, ApiKey.id)))
+
+
+def get(session: Session, tenant_id: str, key_id: str) -> ApiKey:
+    """The tenant's key.
+
+    Raises:
+        NotFound: there is none, or it is another tenant's.
+    """
+    row = session.get(ApiKey, key_id)
+    if row is None or row.tenant_id != tenant_id:
+        raise NotFound("API key", key_id)
+    return row
+
+
+def rotate(session: Session, key: ApiKey, *, overlap: timedelta) -> tuple[ApiKey, str]:
+    """A key like this one, which itself works on for `overlap` and no longer than it would have.
+
+    Raises:
+        KeyNotActive: it does not work any more.
+    """
+    now = database_now(session)
+    if key.revoked_at is not None or (key.expires_at is not None and key.expires_at <= now):
+        raise KeyNotActive(f"{key.id} is revoked or has expired")
+    tenant = session.get_one(Tenant, key.tenant_id)
+    fresh = create(session, tenant, key.scopes, name=key.name, expires_at=key.expires_at)
+    ends = now + overlap
+    key.expires_at = ends if key.expires_at is None else min(key.expires_at, ends)
+    return fresh
 
 
 def revoke(session: Session, key: ApiKey) -> None:

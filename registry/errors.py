@@ -4,6 +4,8 @@ RegistryError
 ├── NotFound               no such row, or another tenant's
 ├── InvalidTransition      the job's status does not allow it
 ├── InvalidCursor          `after` names nothing in this list
+├── KeyNotActive           an API key that is revoked or over cannot be rotated
+├── QuotaExceeded          the tenant may not have more of it
 ├── FileInUse              a job that has not ended reads it
 ├── FileNotUsable          a recipe names a file that is not there, or not whole
 ├── ChecksumMismatch       what arrived hashes to something else than was announced
@@ -61,6 +63,19 @@ class InvalidTransition(RegistryError):
 
 class InvalidCursor(RegistryError):
     code = "bad_cursor"
+
+
+class KeyNotActive(RegistryError):
+    code = "key_not_active"
+
+
+class QuotaExceeded(RegistryError):
+    """The tenant's `limit` is used up; `code` says which."""
+
+    def __init__(self, code: str, message: str, limit: int) -> None:
+        super().__init__(f"{message}; the limit is {limit}")
+        self.code = code  # type: ignore[misc]  # One class for all quotas.
+        self.limit = limit
 
 
 class FileInUse(RegistryError):

@@ -13,7 +13,7 @@ from typing import Any
 from sqlalchemy import select, update
 from sqlalchemy.orm import Session
 
-from registry import jobs
+from registry import jobs, quotas
 from registry.db import database_now
 from registry.errors import LeaseLost, NotFound
 from registry.status import LEASED, JobStatus
@@ -36,13 +36,16 @@ class Lease:
 
 
 def acquire(session: Session, job_id: str, owner: str, lease_seconds: float) -> Lease | None:
-    """The lease of a job that is queued and due; None if another has it or nothing is to do."""
+    """The lease of a job that is queued and due; None if another has it nothing is to do, or the
+    tenant has as many running as it may."""
     try:
         job = jobs.lock(session, job_id)
     except NotFound:
         return None
     now = database_now(session)
     if job.status is not JobStatus.QUEUED or job.not_before > now or job.deleted_at is not None:
+        return None
+    if not quotas.may_run(session, job.tenant_id):
         return None
     job.fence += 1
     job.attempt += 1

@@ -20,7 +20,7 @@ from api.representations import read_upload
 from api.schemas.files import UploadPage, UploadRead
 from api.serving import serve_blob
 from api.uploads import Parts, append, finish
-from registry import files
+from registry import files, quotas
 from registry.db import reading, transaction
 from registry.storage import CHUNK_BYTES, ArtifactStore
 from registry.tables import UploadedFile
@@ -111,6 +111,7 @@ def _create(
     request: Request, who: Principal, name: str, num_bytes: int | None, sha256: str | None
 ) -> UploadedFile:
     with transaction(request.app.state.sessions) as session:
+        quotas.check_storage(session, who.tenant_id, num_bytes or 0)
         return files.create(
             session, tenant_id=who.tenant_id, name=name, num_bytes=num_bytes, sha256=sha256
         )

@@ -9,6 +9,7 @@ from fastapi.concurrency import run_in_threadpool
 from fastapi.responses import JSONResponse
 from sqlalchemy.orm import Session
 
+from api.answer_once import IdempotencyKey, answer_once
 from api.bodies import Body, json_body
 from api.deps import (
     JobsDeleter,
@@ -26,7 +27,7 @@ from api.queries import JobQueryDep
 from api.representations import read_job, read_jobs
 from api.schemas.jobs import JobCreate, JobDryRun, JobPage, JobRead, PauseRequest
 from api.serving import matches_etag
-from registry import idempotency, jobs
+from registry import jobs, quotas
 from registry.db import reading
 from registry.estimates import find_pace
 from registry.jobs import JobFilter
@@ -36,13 +37,6 @@ router = APIRouter(prefix="/v1/jobs", tags=["jobs"])
 
 CreateBody = Annotated[Body[JobCreate], Depends(json_body(JobCreate))]
 PauseBody = Annotated[Body[PauseRequest], Depends(json_body(PauseRequest, optional=True))]
-IdempotencyKey = Annotated[
-    str | None,
-    Header(
-        pattern=r"^[\x21-\x7e]{1,255}$",
-        description="Sending the same request again under the same key answers the same job.",
-    ),
-]
 
 
 @router.post(
@@ -53,7 +47,7 @@ IdempotencyKey = Annotated[
     openapi_extra=body_of("JobCreate"),
     responses={
         200: {"model": JobDryRun, "description": "Valid; nothing was stored (`dry_run`)."},
-        **problems(400, 401, 403, 409, 413, 415, 422),
+        **problems(400, 401, 403, 409, 413, 415, 422, 429),
     },
 )
 def create_job(
@@ -73,23 +67,15 @@ def create_job(
     foretold = foretell(body.value.recipe, configs, sizes)
     if dry_run:
         return JSONResponse(_dry_run(session, who.tenant_id, body, foretold))
-    if idempotency_key is None:
-        return _created(_create(session, who.tenant_id, body, foretold))
-    fingerprint = idempotency.fingerprint("POST", "/v1/jobs", body.written)
-    replay = idempotency.begin(
-        session, tenant_id=who.tenant_id, key=idempotency_key, fingerprint=fingerprint
-    )
-    if replay is not None:
-        return _created(replay.response, {"Idempotency-Replayed": "true"})
-    answer = _create(session, who.tenant_id, body, foretold)
-    idempotency.complete(
+    answer = answer_once(
         session,
         tenant_id=who.tenant_id,
         key=idempotency_key,
-        status_code=201,
-        response=answer,
+        path="/v1/jobs",
+        written=body.written,
+        create=lambda: _create(session, who.tenant_id, body, foretold),
     )
-    return _created(answer)
+    return _created(answer.body, answer.headers)
 
 
 def _dry_run(
@@ -107,6 +93,8 @@ def _create(
 ) -> dict[str, Any]:
     wanted = body.value
     pace = find_pace(session, tenant_id) if foretold else None
+    stored = foretold.estimate.storage_bytes if foretold else 0
+    quotas.check_job(session, tenant_id, storage_bytes=stored)
     job = jobs.create(
         session,
         tenant_id=tenant_id,

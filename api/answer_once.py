@@ -1,0 +1,60 @@
+"""Creating under an `Idempotency-Key`: the same request again gets the answer it got."""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Annotated, Any
+
+from fastapi import Header
+from sqlalchemy.orm import Session
+
+from registry import idempotency
+
+IdempotencyKey = Annotated[
+    str | None,
+    Header(
+        pattern=r"^[\x21-\x7e]{1,255}$",
+        description="Sending the same request again under the same key gets the same answer.",
+    ),
+]
+
+
+@dataclass(frozen=True)
+class Answer:
+    """What is answered, and whether it was before."""
+
+    body: dict[str, Any]
+    replayed: bool
+
+    @property
+    def headers(self) -> dict[str, str]:
+        """The header that tells a replay."""
+        return {"Idempotency-Replayed": "true"} if self.replayed else {}
+
+
+def answer_once(
+    session: Session,
+    *,
+    tenant_id: str,
+    key: str | None,
+    path: str,
+    written: object,
+    create: Callable[[], dict[str, Any]],
+    secret: str | None = None,
+) -> Answer:
+    """What `create` answers, or what it answered the first time under this key.
+
+    The field named `secret` is shown once: it is not kept, and null in a replay.
+
+    Raises:
+        IdempotencyConflict: the key was used for another request, or this one is being answered.
+    """
+    if key is None:
+        return Answer(create(), replayed=False)
+    fingerprint = idempotency.fingerprint("POST", path, written)
+    replay = idempotency.begin(session, tenant_id=tenant_id, key=key, fingerprint=fingerprint)
+    if replay is not None:
+        return Answer(replay.response, replayed=True)
+    body = create()
+    kept = body if secret is None else {**body, secret: None}
+    idempotency.complete(session, tenant_id=tenant_id, key=key, status_code=201, response=kept)
+    return Answer(body, replayed=False)

@@ -1,0 +1,99 @@
+"""What a tenant may use at once. A quota that is not set does not limit."""
+
+from dataclasses import dataclass
+from typing import Any
+
+from sqlalchemy import func, select
+from sqlalchemy.orm import Session
+
+from registry.errors import QuotaExceeded
+from registry.status import LEASED, TERMINAL
+from registry.tables import Checkpoint, CheckpointFile, Job, Tenant, UploadedFile
+
+
+@dataclass(frozen=True, kw_only=True)
+class Quotas:
+    """The limits of one tenant."""
+
+    max_queued: int | None = None
+    max_running: int | None = None
+    storage_bytes: int | None = None
+
+
+def of(session: Session, tenant_id: str, *, lock: bool = False) -> Quotas:
+    """The tenant's quotas; with `lock`, who asks next waits until this transaction has ended."""
+    query = select(Tenant.quotas).where(Tenant.id == tenant_id)
+    found: dict[str, Any] = session.execute(query.with_for_update() if lock else query).scalar_one()
+    known = {name: found.get(name) for name in Quotas.__dataclass_fields__}
+    return Quotas(**known)
+
+
+def set_quotas(tenant: Tenant, quotas: Quotas) -> None:
+    """Replace the tenant's quotas; jobs and files that are there stay."""
+    tenant.quotas = {
+        name: value
+        for name in Quotas.__dataclass_fields__
+        if (value := getattr(quotas, name)) is not None
+    }
+
+
+def check_job(session: Session, tenant_id: str, *, storage_bytes: int = 0) -> None:
+    """See that the tenant may have one more job, which would store `storage_bytes`.
+
+    Raises:
+        QuotaExceeded: it would be one too many, or would not fit.
+    """
+    limits = of(session, tenant_id)
+    if limits.max_queued is not None:
+        limits = of(session, tenant_id, lock=True)
+        waiting = count_jobs(session, tenant_id, running=False)
+        if limits.max_queued is not None and waiting >= limits.max_queued:
+            raise QuotaExceeded("quota_jobs", f"{waiting} jobs wait already", limits.max_queued)
+    check_storage(session, tenant_id, storage_bytes)
+
+
+def check_storage(session: Session, tenant_id: str, num_bytes: int) -> None:
+    """See that so many bytes more are within the tenant's quota.
+
+    Raises:
+        QuotaExceeded: they are not.
+    """
+    limit = of(session, tenant_id).storage_bytes
+    if limit is None:
+        return
+    used = storage_used(session, tenant_id)
+    if used + num_bytes > limit:
+        message = f"{used} bytes are stored, {num_bytes} more are too many"
+        raise QuotaExceeded("quota_storage", message, limit)
+
+
+def may_run(session: Session, tenant_id: str) -> bool:
+    """Whether one more job of the tenant may be given to a worker."""
+    if of(session, tenant_id).max_running is None:
+        return True
+    limit = of(session, tenant_id, lock=True).max_running
+    return limit is None or count_jobs(session, tenant_id, running=True) < limit
+
+
+def count_jobs(session: Session, tenant_id: str, *, running: bool) -> int:
+    """How many jobs workers hold, or how many have not ended and no worker holds."""
+    held = Job.status.in_(LEASED)
+    query = select(func.count()).where(
+        Job.tenant_id == tenant_id,
+        Job.deleted_at.is_(None),
+        held if running else Job.status.not_in({*LEASED, *TERMINAL}),
+    )
+    return session.execute(query).scalar_one()
+
+
+def storage_used(session: Session, tenant_id: str) -> int:
+    """Bytes of the tenant's checkpoints and files; what two of them share counts twice."""
+    checkpoints = (
+        select(func.coalesce(func.sum(CheckpointFile.size_bytes), 0))
+        .join(Checkpoint, Checkpoint.id == CheckpointFile.checkpoint_id)
+        .where(Checkpoint.tenant_id == tenant_id, Checkpoint.status == "committed")
+    )
+    files = select(func.coalesce(func.sum(UploadedFile.size_bytes), 0)).where(
+        UploadedFile.tenant_id == tenant_id, UploadedFile.status != "deleted"
+    )
+    return sum(int(session.execute(query).scalar_one() or 0) for query in (checkpoints, files))
