@@ -5,15 +5,16 @@ The rules are those of the run itself: the same targets, the same increments, th
 
 from collections.abc import Mapping
 from dataclasses import dataclass
+from functools import partial
 from statistics import fmean
 from typing import Any
 
-from pruning.allocation.widths import allowed_widths
+from pruning.allocation.widths import allowed_widths, depth_of, widths_of
 from pruning.errors import TargetUnreachable
 from pruning.events import LayerWidths
 from pruning.methods.increments import BYTES_PER_PARAMETER, plan_increments, resolve_target
 from pruning.models.architecture import Architecture, read_architecture
-from pruning.recipe import Axis, Recipe
+from pruning.recipe import Axis, Recipe, Shape
 
 _TRAINING_BYTES = 16 + 12
 """Of each parameter: fp32 weight, gradient, two moments, and the snapshot to roll back to."""
@@ -136,7 +137,7 @@ def _resolve_targets(recipe: Recipe, architecture: Architecture, floor: int) -> 
             num_parameters=architecture.num_parameters,
             num_prunable_parameters=architecture.num_prunable_parameters,
             dtype=recipe.output.dtype,
-            shaped=architecture.shaped,
+            shaped=partial(_shaped, architecture),
         )
         if target.shape is None and num_parameters < floor:
             raise TargetUnreachable(
@@ -148,6 +149,16 @@ def _resolve_targets(recipe: Recipe, architecture: Architecture, floor: int) -> 
             )
         resolved.append(num_parameters)
     return tuple(resolved)
+
+
+def _shaped(architecture: Architecture, shape: Shape) -> int:
+    """What the model would count with another, uniform architecture."""
+    first, *others = architecture.layers
+    if any(layer != first for layer in others):
+        raise TargetUnreachable("the model's layers differ in width", param="target.shape")
+    layer = architecture.costs.of_layer(widths_of(shape, first))
+    layers = depth_of(shape, len(architecture.layers)) * layer
+    return architecture.num_parameters - architecture.num_prunable_parameters + layers
 
 
 def _num_tokens(recipe: Recipe, corpus_tokens: int | None) -> int | None:

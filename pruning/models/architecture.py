@@ -7,11 +7,9 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, Literal
 
-from pruning.allocation.widths import depth_of, widths_of
-from pruning.errors import InvalidModel, TargetUnreachable, UnsupportedModel
+from pruning.errors import InvalidModel, UnsupportedModel
 from pruning.events import LayerWidths
 from pruning.models.families import FAMILIES
-from pruning.recipe import Shape
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -85,19 +83,6 @@ class Architecture:
         matrices = 1 if self.tied else 2
         outside = matrices * self.vocab_size * self.hidden_size + self.hidden_size
         return outside + self.num_prunable_parameters
-
-    def shaped(self, shape: Shape) -> int:
-        """What the model would count with another, uniform architecture.
-
-        Raises:
-            TargetUnreachable: the model's layers are not alike, or the shape is beyond them.
-        """
-        first, *others = self.layers
-        if any(layer != first for layer in others):
-            raise TargetUnreachable("the model's layers differ in width", param="target.shape")
-        layer = self.costs.of_layer(widths_of(shape, first))
-        removed = self.num_prunable_parameters - depth_of(shape, len(self.layers)) * layer
-        return self.num_parameters - removed
 
 
 def read_architecture(config: Mapping[str, Any]) -> Architecture:
