@@ -12,7 +12,7 @@ from typing import Annotated, Any
 import typer
 from rich.progress import BarColumn, DownloadColumn, Progress, TransferSpeedColumn
 
-from espalier import errors
+from espalier import errors, maintenance
 from espalier.cli_files import files
 from espalier.cli_keys import keys
 from espalier.client import TRAINING_STATE, Client
@@ -57,6 +57,7 @@ app = typer.Typer(
 )
 app.add_typer(keys, name="keys")
 app.add_typer(files, name="files")
+app.add_typer(maintenance.app)
 
 JobId = Annotated[str, typer.Argument(help="Id of a job, job_…")]
 
