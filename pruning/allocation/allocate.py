@@ -7,11 +7,12 @@ from pruning.allocation.equal_marginal import cheapest_same_widths, cheapest_wid
 from pruning.allocation.per_layer import open_ledgers, pay_down, settle
 from pruning.allocation.rates import AXIS_RATES, layer_adaptive_rates
 from pruning.allocation.same_width import SharedAccount, same_widths, share
+from pruning.allocation.shapes import shape_plan
 from pruning.allocation.zscore import axis_rates, standout_widths
 from pruning.errors import TargetUnreachable
 from pruning.models.geometry import Geometry
 from pruning.plan import PruningPlan
-from pruning.recipe import Allocation, Axis
+from pruning.recipe import Allocation, Axis, Shape
 from pruning.scores import Scores
 
 Owed = dict[tuple[int, Axis], float]
@@ -25,19 +26,24 @@ def allocate(
     target_num_parameters: int,
     allocation: Allocation,
     axes: tuple[Axis, ...] = ("intermediate", "kv_group"),
+    shape: Shape | None = None,
     debt: Debt | None = None,
 ) -> tuple[PruningPlan, Debt]:
     """The next plan, and the debt to pass to the allocation after it.
 
     `plan` is where the model is now, `scores` were measured there, `debt` is None before the first
     cut. The result has at most `target_num_parameters`, and falls short of it by less than the
-    finest step that the constraints still allow. A model already at the target keeps its plan.
+    finest step that the constraints still allow. A model already at the target keeps its plan. On
+    the way to a `shape`, all layers stay alike, and the shape alone decides what goes.
 
     Raises:
         TargetUnreachable: the constraints leave more than the target; the message names the floor.
         InvalidPlan: scores, plan and constraints contradict each other.
     """
     scores = scores.over(plan)
+    if shape is not None:
+        on_the_way = shape_plan(scores, plan, geometry, shape=shape, target=target_num_parameters)
+        return on_the_way, Debt.none(len(plan.layers))
     if "layer" in axes:
         kept = drop_layers(
             scores,

@@ -1,5 +1,7 @@
 """Whole layers, least important first (ShortGPT, arXiv 2403.03853): the depth of a model."""
 
+from collections.abc import Sequence
+
 from pruning.errors import TargetUnreachable
 from pruning.models.geometry import Geometry
 from pruning.plan import GONE, PruningPlan
@@ -23,7 +25,7 @@ def drop_layers(
     )
     if len(order) == len(plan.living):
         order = order[:-1]
-    floor = geometry.num_parameters(_without(plan, order))
+    floor = geometry.num_parameters(without(plan, order))
     if floor > target:
         raise TargetUnreachable(
             f"the constraints leave at least {floor:,} parameters, the target is {target:,}",
@@ -33,18 +35,19 @@ def drop_layers(
         )
     dropped: list[int] = []
     for index in order:
-        if geometry.num_parameters(_without(plan, dropped)) <= target:
+        if geometry.num_parameters(without(plan, dropped)) <= target:
             break
         dropped.append(index)
     for index in reversed(dropped):
         # Layers of unequal size: the last one may have made a smaller one before it needless.
         rest = [other for other in dropped if other != index]
-        if geometry.num_parameters(_without(plan, rest)) <= target:
+        if geometry.num_parameters(without(plan, rest)) <= target:
             dropped = rest
-    return _without(plan, dropped)
+    return without(plan, dropped)
 
 
-def _without(plan: PruningPlan, dropped: list[int]) -> PruningPlan:
+def without(plan: PruningPlan, dropped: Sequence[int]) -> PruningPlan:
+    """`plan` with the layers `dropped` gone."""
     return PruningPlan(
         layers=tuple(GONE if i in dropped else layer for i, layer in enumerate(plan.layers))
     )

@@ -1,9 +1,10 @@
-"""The widths that serving constraints allow an axis of a layer to have."""
+"""The widths that serving constraints allow an axis of a layer, or that a target shape asks for."""
 
 import math
 
 from pruning.errors import TargetUnreachable
-from pruning.recipe import Axis, Constraints
+from pruning.events import LayerWidths
+from pruning.recipe import Axis, Constraints, Shape
 
 
 def allowed_widths(axis: Axis, width: int, constraints: Constraints) -> tuple[int, ...]:
@@ -38,3 +39,45 @@ def _minimum(axis: Axis, constraints: Constraints) -> int:
     if axis == "query_head":
         return constraints.min_query_heads_per_group
     return constraints.min_kv_groups
+
+
+def widths_of(shape: Shape, base: LayerWidths) -> LayerWidths:
+    """The layer that `shape` asks for, of a model whose layers are `base`; absent means unchanged.
+
+    Raises:
+        TargetUnreachable: it is wider than the base model, or its heads do not share evenly.
+    """
+    ratio = base.num_attention_heads // base.num_key_value_heads
+    groups = shape.num_key_value_heads or base.num_key_value_heads
+    found = LayerWidths(
+        intermediate_size=shape.intermediate_size or base.intermediate_size,
+        num_attention_heads=shape.num_attention_heads or groups * ratio,
+        num_key_value_heads=groups,
+    )
+    if shape.hidden_size is not None:
+        raise _unreachable("hidden_size", "this library does not prune the hidden dimension")
+    if found.num_attention_heads % groups:
+        raise _unreachable("num_attention_heads", f"does not divide by {groups} KV heads")
+    if found.num_attention_heads // groups > ratio:
+        raise _unreachable("num_attention_heads", f"more than {ratio} query heads for a KV head")
+    for name, value in found.model_dump().items():
+        if value > getattr(base, name):
+            raise _unreachable(name, f"the model has {getattr(base, name)}")
+    return found
+
+
+def depth_of(shape: Shape, num_layers: int) -> int:
+    """The number of layers that `shape` asks for.
+
+    Raises:
+        TargetUnreachable: the model has fewer.
+    """
+    depth = shape.num_hidden_layers or num_layers
+    if depth > num_layers:
+        raise _unreachable("num_hidden_layers", f"the model has {num_layers}")
+    return depth
+
+
+def _unreachable(field: str, why: str) -> TargetUnreachable:
+    param = f"target.shape.{field}"
+    return TargetUnreachable(f"{param}: {why}", param=param)
