@@ -145,7 +145,10 @@ class _ChunkedHeadLoss(torch.autograd.Function):
     ) -> Tensor:
         low_VD = weight_VD.to(product_dtype(precision))
         loss = torch.zeros((), device=hidden_ND.device)
-        grad_weight_VD = torch.zeros_like(weight_VD, dtype=torch.float32)
+        # Calibration freezes the weights: a third of the head's work, and its memory, for nothing.
+        grad_weight_VD = (
+            torch.zeros_like(weight_VD, dtype=torch.float32) if ctx.needs_input_grad[1] else None
+        )
         grads_CD = []
         low_ND = hidden_ND.to(low_VD.dtype)
         for index, hidden_CD in enumerate(torch.split(low_ND, chunk_tokens)):
@@ -154,16 +157,19 @@ class _ChunkedHeadLoss(torch.autograd.Function):
             loss += loss_of_chunk
             grad_CV = head.backward_through(grad_CV, logits_CV).to(low_VD.dtype)
             grads_CD.append(grad_CV @ low_VD)
-            grad_weight_VD += grad_CV.T @ hidden_CD
+            if grad_weight_VD is not None:
+                grad_weight_VD += grad_CV.T @ hidden_CD
         ctx.save_for_backward(torch.cat(grads_CD).to(hidden_ND.dtype), grad_weight_VD)
         return loss
 
     @staticmethod
     @once_differentiable
-    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, Tensor, None, None, None, None]:
+    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, Tensor | None, None, None, None, None]:
         grad_hidden_ND, grad_weight_VD = ctx.saved_tensors
         grad_hidden_ND = grad_hidden_ND * grad.to(grad_hidden_ND.dtype)
-        return (grad_hidden_ND, grad_weight_VD * grad, None, None, None, None)
+        if grad_weight_VD is not None:
+            grad_weight_VD = grad_weight_VD * grad
+        return (grad_hidden_ND, grad_weight_VD, None, None, None, None)
 
 
 def _softmax_minus_one_hot(
