@@ -9,7 +9,7 @@ from pathlib import Path
 from urllib.parse import quote
 
 from fastapi import Request, Response
-from fastapi.responses import FileResponse
+from fastapi.responses import FileResponse, RedirectResponse
 from starlette.responses import MalformedRangeHeader, RangeNotSatisfiable
 
 from api.errors import Problem
@@ -50,6 +50,20 @@ def serve_blob(request: Request, file: Path, *, name: str, sha256: str) -> Respo
     if matches_etag(request.headers.get("if-none-match"), etag):
         return Response(status_code=304, headers=headers)
     return BlobResponse(file, headers=headers, media_type="application/octet-stream")
+
+
+def send_elsewhere(request: Request, url: str, *, sha256: str, num_bytes: int) -> Response:
+    """The response to GET or HEAD of a file that another server sends, ranges included."""
+    etag = f'"{sha256}"'
+    headers = {"ETag": etag, "Cache-Control": "no-store"}
+    if matches_etag(request.headers.get("if-none-match"), etag):
+        return Response(status_code=304, headers=headers)
+    if request.method == "HEAD":
+        # The URL is signed for GET alone.
+        return Response(
+            headers={**headers, "Content-Length": str(num_bytes), "Accept-Ranges": "bytes"}
+        )
+    return RedirectResponse(url, 307, headers)
 
 
 def matches_etag(if_none_match: str | None, etag: str) -> bool:

@@ -2,6 +2,7 @@
 
 import time
 from datetime import UTC, datetime
+from pathlib import PurePosixPath
 from typing import Annotated, Any
 
 from fastapi import APIRouter, Depends, Header, Query, Request, Response
@@ -22,7 +23,7 @@ from api.schemas.checkpoints import (
     EvaluationList,
     FileList,
 )
-from api.serving import serve_blob
+from api.serving import send_elsewhere, serve_blob
 from api.signed_urls import sign_download
 from pruning.manifest import TRAINING_STATE
 from registry import checkpoints, jobs
@@ -96,6 +97,7 @@ _FILE_RESPONSES: dict[int | str, dict[str, Any]] = {
     200: {"description": "The whole file.", "content": {"application/octet-stream": {}}},
     206: {"description": "The ranges asked for.", "content": {"application/octet-stream": {}}},
     304: {"description": "You have it: the ETag is the sha256."},
+    307: {"description": "It is there: a URL of the object store that needs no key, for a while."},
     **problems(401, 403, 404, 410, 416, 422),
 }
 
@@ -121,7 +123,10 @@ def download_file(
     file = checkpoints.get_file(session, row.id, path)
     local = store.local_path(file.sha256)
     if local is None:
-        raise Problem("storage_error", f"{path}: its bytes are missing from the artifact store")
+        url = store.download_url(file.sha256, file_name=PurePosixPath(path).name)
+        if url is None:
+            raise Problem("storage_error", f"{path}: its bytes are missing from the artifact store")
+        return send_elsewhere(request, url, sha256=file.sha256, num_bytes=file.size_bytes)
     return serve_blob(request, local, name=file.path, sha256=file.sha256)
 
 
