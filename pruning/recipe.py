@@ -382,10 +382,19 @@ class Distillation(Part):
     hidden_weight: float = Field(0.0, ge=0)
 
 
-class Recovery(Part):
-    """Training after each cut."""
+class Lora(Part):
+    """Low-rank factors beside every projection, merged into the weights after each increment."""
 
-    kind: Literal["full", "none"] = "full"
+    rank: int = Field(16, gt=0, le=1024)
+    alpha: int = Field(32, gt=0)
+    train_norms_and_embeddings: bool = False
+
+
+class Recovery(Part):
+    """Training after each cut: of all weights, of low-rank factors beside them, or none."""
+
+    kind: Literal["full", "lora", "none"] = "full"
+    lora: Lora = Lora()
     sequence_length: int = Field(512, ge=8)
     batch_sequences: int | None = Field(
         None, gt=0, description="Sequences per optimizer step. Default: 8, fewer in a short run."

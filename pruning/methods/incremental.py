@@ -126,13 +126,15 @@ def recover(run: Run, increment: Increment) -> None:
     """Train up to the step where the increment ends, keeping the state from time to time."""
     _enter(run, "training", increment.number)
     kept_at = time.monotonic()
+    # Low-rank factors are no part of a checkpoint: an increment of theirs is whole or not at all.
+    keeps_partials = run.recipe.recovery.kind == "full"
 
     def after_step() -> None:
         nonlocal kept_at
         step = run.loop.progress.step
         if step % run.recipe.data.mixture.update_steps == 0:
             update_mixture(run, increment.number)
-        due = run.recipe.recovery.checkpoint_seconds
+        due = run.recipe.recovery.checkpoint_seconds if keeps_partials else None
         if due is not None and step < increment.until_step and time.monotonic() - kept_at >= due:
             keep_partial(run, increment)
             kept_at = time.monotonic()

@@ -6,6 +6,7 @@ B sequences of an optimizer step, M of them at a time, T tokens.
 import math
 import time
 from collections.abc import Callable
+from contextlib import ExitStack
 from dataclasses import dataclass, field
 
 import torch
@@ -19,7 +20,9 @@ from pruning.models.distillation import distillation_loss
 from pruning.models.loss import training_loss
 from pruning.recipe import Recovery
 from pruning.training.acceleration import accelerated
+from pruning.training.lora import low_rank
 from pruning.training.memory import is_out_of_memory
+from pruning.training.optimizer import build_optimizer
 from pruning.training.schedule import Schedule
 from pruning.training.snapshot import Snapshot, take_snapshot
 
@@ -75,7 +78,12 @@ class TrainingLoop:
         Raises:
             NumericsDiverged: it happened a fourth time.
         """
-        with accelerated(self.model, self.recovery, self.emit):
+        with ExitStack() as stack:
+            if self.recovery.kind == "lora":
+                stack.enter_context(low_rank(self.model, self.recovery.lora))
+                # The factors are new in every increment, and so is what Adam knows of them.
+                self.optimizer = build_optimizer(self.model, self.recovery)
+            stack.enter_context(accelerated(self.model, self.recovery, self.emit))
             self._train(until_step, increment, after_step)
 
     def _train(self, until_step: int, increment: int, after_step: Callable[[], None]) -> None:
