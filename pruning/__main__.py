@@ -1,4 +1,5 @@
-"""`python -m pruning run RECIPE --out DIR` prunes; `inspect CHECKPOINT` says what one holds.
+"""`python -m pruning run RECIPE --out DIR` prunes; `inspect CHECKPOINT` says what one holds;
+`export CHECKPOINT --to FORMAT` writes it for another engine.
 
 `run` exits with 0 when finished, or stopped after an increment by SIGTERM or Ctrl-C; with 75
 (EX_TEMPFAIL) when trying again may help; with 78 (EX_CONFIG) when the recipe, model or data must
@@ -16,6 +17,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
+from typing import get_args
 
 from pydantic import ValidationError
 from rich.console import Console
@@ -24,7 +26,7 @@ from rich.table import Table
 from pruning.errors import CheckpointCorrupt, InvalidRecipe, PruningError
 from pruning.events import Emit, Event, RunFailed, dump_event
 from pruning.manifest import Manifest, read_manifest
-from pruning.recipe import Recipe
+from pruning.recipe import ExportFormat, Recipe
 from pruning.terminal import TerminalProgress
 
 EXIT_RETRYABLE = 75
@@ -39,6 +41,8 @@ def main(arguments: list[str] | None = None) -> int:
     logging.basicConfig(stream=sys.stderr, format="%(levelname)s %(name)s: %(message)s")
     if parsed.command == "inspect":
         return _inspect(parsed.checkpoint, parsed.verify)
+    if parsed.command == "export":
+        return _export(parsed.checkpoint, parsed.to, parsed.out)
     stop = _stop_on_signals()
     with _emitter(parsed.events_fd) as emit:
         return _run(parsed, emit, stop)
@@ -57,6 +61,10 @@ def _parser() -> argparse.ArgumentParser:
     inspect = commands.add_parser("inspect", help="say what a checkpoint holds")
     inspect.add_argument("checkpoint", type=Path, metavar="CHECKPOINT_DIR")
     inspect.add_argument("--verify", action="store_true", help="hash every file")
+    export = commands.add_parser("export", help="write a checkpoint for other engines, with proof")
+    export.add_argument("checkpoint", type=Path, metavar="CHECKPOINT_DIR")
+    export.add_argument("--to", required=True, choices=get_args(ExportFormat), metavar="FORMAT")
+    export.add_argument("--out", type=Path, metavar="DIR", help="default: its exports/")
     return parser
 
 
@@ -169,6 +177,27 @@ def _inspect(checkpoint: Path, verify: bool) -> int:
     console.print(_measurements(manifest))
     if verify:
         console.print(f"{len(manifest.files)} files verified", highlight=False)
+    return 0
+
+
+def _export(checkpoint: Path, export: ExportFormat, out: Path | None) -> int:
+    # Imported late: torch takes seconds, and a misspelt format needs none.
+    from pruning.export.export import EXPORTS, export_checkpoint, open_canonical
+
+    try:
+        canonical = open_canonical(checkpoint)
+        exported = export_checkpoint(canonical, export, out or checkpoint / EXPORTS)
+    except PruningError as error:
+        Console(stderr=True).print(error.message, markup=False)
+        return EXIT_FATAL
+    console = Console()
+    for record in exported.records:
+        console.print(
+            f"{record.engine_version}, {record.precision}: largest difference "
+            f"{record.max_difference:.2g} nats, divergence {record.divergence:.2g}",
+            highlight=False,
+        )
+    console.print(exported.directory, highlight=False)
     return 0
 
 

@@ -16,7 +16,7 @@ import copy
 import json
 import logging
 import shutil
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -91,9 +91,11 @@ def save_checkpoint(
     tokenizer: PreTrainedTokenizerBase,
     optimizer: torch.optim.Optimizer,
     state: Mapping[str, Any],
+    derive: Callable[[Path], None] | None = None,
 ) -> Saved:
     """Write one increment's checkpoint; `files` and `num_bytes` of the manifest are filled in here.
 
+    `derive` may add files that follow from the others, such as exports and the model card.
     An interrupted call leaves only a directory that begins with a dot, which the next call removes.
     """
     directory = out_dir / increment_directory(manifest.increment)
@@ -101,6 +103,8 @@ def save_checkpoint(
     _save_model(model, unfinished, getattr(torch, manifest.dtype))
     tokenizer.save_pretrained(unfinished)
     _save_training_state(model, optimizer, state, unfinished / TRAINING_STATE)
+    if derive is not None:
+        derive(unfinished)
     return _complete(unfinished, directory, manifest)
 
 

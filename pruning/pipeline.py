@@ -8,6 +8,7 @@ import torch
 from pruning.checkpoint import newest_state
 from pruning.data.corpus import build_corpus
 from pruning.events import Emit, Outcome, PhaseChanged, RunFinished, RunStopped, RunWarning
+from pruning.export.export import check_exportable
 from pruning.methods.incremental import evaluate_base, prune_incrementally
 from pruning.methods.run import Start, Stop, build_run, start_from_base, start_from_checkpoint
 from pruning.recipe import Recipe
@@ -37,6 +38,7 @@ def run(
     torch.manual_seed(recipe.seed)
     emit(PhaseChanged(phase="loading", increment=0))
     start = _start(recipe, resume_from, out_dir)
+    check_exportable(start.model.config, recipe)
     emit(PhaseChanged(phase="resolving", increment=start.last_increment))
     corpus = build_corpus(
         recipe.data, start.tokenizer, out_dir / "corpus", max_train_tokens=_most_tokens(recipe)

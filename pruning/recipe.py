@@ -449,7 +449,7 @@ class Output(Part):
     dtype: Literal["float32", "bfloat16", "float16"] = "bfloat16"
     keep: Keep = "frontier"
     exports: tuple[ExportFormat, ...] = Field(
-        (), description="Other formats to publish beside each checkpoint that stays."
+        (), description="Other formats that the final checkpoint brings along."
     )
 
 

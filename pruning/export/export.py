@@ -2,21 +2,23 @@
 
 import re
 import shutil
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import cast
 
 import torch
 from safetensors import safe_open
-from transformers import PreTrainedModel, PreTrainedTokenizerBase
+from transformers import PretrainedConfig, PreTrainedModel, PreTrainedTokenizerBase
 
-from pruning.export.gguf import GgufType, export_gguf
+from pruning.errors import ExportRefused
+from pruning.export.gguf import GgufType, check_config, export_gguf
 from pruning.export.onnx import export_onnx
 from pruning.export.padded import pad_to_equal_layers
 from pruning.export.parity import ParityRecord, Tolerance, check_parity, write_records
 from pruning.export.remote_code import export_remote_code
 from pruning.models.load import load_base_model
-from pruning.recipe import ExportFormat, PathModel
+from pruning.recipe import ExportFormat, PathModel, Recipe
 
 EXPORTS = "exports"
 """Subdirectory of a checkpoint with what was derived from it."""
@@ -69,6 +71,34 @@ def open_canonical(checkpoint: Path) -> Canonical:
     return Canonical(
         checkpoint=checkpoint, model=loaded.model, tokenizer=loaded.tokenizer, dtype=dtype
     )
+
+
+def export_all(
+    checkpoint: Path, exports: Sequence[ExportFormat]
+) -> tuple[list[Exported], list[ExportRefused]]:
+    """Every export that holds, in the checkpoint's `exports/`, and why the others do not."""
+    exported: list[Exported] = []
+    refusals: list[ExportRefused] = []
+    if not exports:
+        return exported, refusals
+    canonical = open_canonical(checkpoint)
+    for export in exports:
+        try:
+            exported.append(export_checkpoint(canonical, export, checkpoint / EXPORTS))
+        except ExportRefused as refusal:
+            refusals.append(refusal)
+    return exported, refusals
+
+
+def check_exportable(config: PretrainedConfig, recipe: Recipe) -> None:
+    """Refuse before a run what could not be exported after it.
+
+    Raises:
+        ExportRefused: llama.cpp is asked for and has no graph for this family and layout.
+    """
+    gguf = any(export.startswith("gguf") for export in recipe.output.exports)
+    if gguf or "llama.cpp" in recipe.serve_with:
+        check_config(config, equal=recipe.allocation.layout == "uniform")
 
 
 def export_checkpoint(canonical: Canonical, export: ExportFormat, out: Path) -> Exported:

@@ -115,26 +115,15 @@ def choose_layout(model: PreTrainedModel) -> Layout:
         ExportRefused: there is none; the message says what stands in the way.
     """
     config = model.config
-    names = _FAMILIES.get(config.model_type)
-    if names is None:
-        raise ExportRefused(
-            f"GGUF: no writer for model_type {config.model_type!r}",
-            hint=f"families: {', '.join(_FAMILIES)}; the padded export opens everywhere else",
-        )
     widths = layer_widths(model)
-    _check_widths(widths)
-    _check_config(config)
-    head_dim = adapter_for(config).head_dim
     equal = len(set(widths)) == 1
+    check_config(config, equal=equal)
+    _check_widths(widths)
+    head_dim = adapter_for(config).head_dim
+    names = _FAMILIES[config.model_type]
     if names.square_queries and widths[0].num_attention_heads * head_dim != config.hidden_size:
         equal = False
     architecture = names.equal if equal else names.unequal
-    if architecture == "openelm" and not config.tie_word_embeddings:
-        raise ExportRefused(
-            "GGUF: llama.cpp's openelm graph always reuses the embeddings as the output head, "
-            "and this model has its own",
-            hint="export with layout uniform, or the zero-padded model",
-        )
     return Layout(
         architecture=architecture,
         widths=widths,
@@ -142,6 +131,27 @@ def choose_layout(model: PreTrainedModel) -> Layout:
         permuted=architecture == "deci" or (equal and names.interleaved_rope),
         fused_qkv=architecture == "openelm",
     )
+
+
+def check_config(config: Any, *, equal: bool) -> None:
+    """Refuse, before any weight is looked at, what llama.cpp computes differently or not at all.
+
+    Raises:
+        ExportRefused: it has no graph for the family, with layers `equal` or not.
+    """
+    names = _FAMILIES.get(config.model_type)
+    if names is None:
+        raise ExportRefused(
+            f"GGUF: no writer for model_type {config.model_type!r}",
+            hint=f"families: {', '.join(_FAMILIES)}; the padded export opens everywhere else",
+        )
+    if not equal and names.unequal == "openelm" and not config.tie_word_embeddings:
+        raise ExportRefused(
+            "GGUF: llama.cpp's openelm graph always reuses the embeddings as the output head, "
+            "and this model has its own",
+            hint="export with allocation.layout uniform, or as padded",
+        )
+    _check_graph(config)
 
 
 def _check_widths(widths: tuple[LayerWidths, ...]) -> None:
@@ -155,7 +165,7 @@ def _check_widths(widths: tuple[LayerWidths, ...]) -> None:
             )
 
 
-def _check_config(config: Any) -> None:
+def _check_graph(config: Any) -> None:
     """Refuse what these graphs compute differently, or not at all."""
     rope = config.rope_parameters
     supported = {

@@ -2,6 +2,7 @@
 
 import time
 from datetime import UTC, datetime
+from pathlib import Path
 
 import torch
 
@@ -18,7 +19,10 @@ from pruning.events import (
     Phase,
     PhaseChanged,
     PruneFinished,
+    RunWarning,
 )
+from pruning.export.card import CARD_NAME, model_card
+from pruning.export.export import export_all
 from pruning.manifest import Manifest, Measurement
 from pruning.methods.calibrate import calibrate
 from pruning.methods.increments import Increment
@@ -186,17 +190,29 @@ def publish(run: Run, increment: Increment) -> None:
     _enter(run, "exporting", increment.number)
     run.last_increment = increment.number
     run.last_num_parameters = count_parameters(run.model)
+    manifest = _manifest(run, increment, final=final)
     saved = save_checkpoint(
         run.out_dir,
-        _manifest(run, increment, final=final),
+        manifest,
         model=run.model,
         tokenizer=run.tokenizer,
         optimizer=run.loop.optimizer,
         state=run.training_state(),
+        derive=lambda directory: _derive(run, manifest, directory),
     )
     discard_partial(run.out_dir, increment.number)
     run.lineage = run.lineage.model_copy(update={"parent_manifest_sha256": saved.manifest_sha256})
     run.emit(_increment_finished(run, saved))
+
+
+def _derive(run: Run, manifest: Manifest, directory: Path) -> None:
+    """Add the final checkpoint's exports, and the model card. A refused export costs no model."""
+    wanted = run.recipe.output.exports if manifest.final else ()
+    exported, refusals = export_all(directory, wanted)
+    for refusal in refusals:
+        run.emit(RunWarning(code=refusal.code, message=refusal.message))
+    card = model_card(manifest, exported)
+    (directory / CARD_NAME).write_text(card, encoding="utf-8")
 
 
 def _measure_speed(run: Run, stage: EvaluationStage, increment: int) -> None:

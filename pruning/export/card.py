@@ -1,0 +1,170 @@
+"""The model card, README.md of a checkpoint: all of it follows from the manifest."""
+
+import json
+from collections.abc import Iterable, Sequence
+
+from pruning.export.export import Exported
+from pruning.export.parity import ParityRecord
+from pruning.manifest import Manifest, Measurement
+from pruning.recipe import Domain, HubModel
+
+CARD_NAME = "README.md"
+
+
+def model_card(manifest: Manifest, exports: Sequence[Exported]) -> str:
+    """Markdown with the hub's metadata on top: lineage, evaluation, and how to load it."""
+    return "\n".join(
+        [
+            _metadata(manifest),
+            _summary(manifest),
+            _loading(manifest, exports),
+            _evaluation(manifest),
+            _exports(exports),
+            _training(manifest),
+        ]
+    )
+
+
+def _metadata(manifest: Manifest) -> str:
+    base = manifest.recipe.model
+    lines = ["---", "library_name: transformers", "pipeline_tag: text-generation"]
+    if isinstance(base, HubModel):
+        lines += [f"base_model: {base.id}", "base_model_relation: finetune"]
+    lines += ["license: other", "license_name: same-as-base-model"]
+    lines += ["tags:", "- espalier", "- pruned", "---", ""]
+    return "\n".join(lines)
+
+
+def _summary(manifest: Manifest) -> str:
+    share = 1 - manifest.num_parameters / manifest.base_num_parameters
+    lineage = manifest.lineage
+    revision = f" at revision `{lineage.model_revision}`" if lineage.model_revision else ""
+    widths = manifest.widths
+    return f"""\
+# {_name(lineage.model)}, {share:.0%} smaller
+
+Pruned from **{lineage.model}**{revision} by [Espalier](https://pypi.org/project/espalier/):
+{manifest.num_parameters:,} of {manifest.base_num_parameters:,} parameters stay, in
+{len(widths)} layers {_range(w.intermediate_size for w in widths)} channels and
+{_range(w.num_attention_heads for w in widths)} heads wide. The licence of the base model applies,
+and that of the training text where it says so.
+"""
+
+
+def _loading(manifest: Manifest, exports: Sequence[Exported]) -> str:
+    equal = len(set(manifest.widths)) == 1
+    install = "" if equal else "import espalier.loading  # pip install espalier\n"
+    why = (
+        "All layers are equal, so every engine that runs the base model runs this.\n"
+        if equal
+        else "Layers differ in width, which transformers 5.14 and later store; the import builds "
+        "them.\n"
+    )
+    text = f"""\
+## Loading it
+
+{why}
+```python
+{install}from transformers import AutoModelForCausalLM, AutoTokenizer
+
+model = AutoModelForCausalLM.from_pretrained("THIS_DIRECTORY")
+tokenizer = AutoTokenizer.from_pretrained("THIS_DIRECTORY")
+```
+"""
+    return text + "".join(_how_to_load(export) for export in exports)
+
+
+def _how_to_load(export: Exported) -> str:
+    where = f"exports/{export.directory.name}"
+    if export.format.startswith("gguf"):
+        how = f"```sh\nllama-server -m {where}/model.gguf\n```"
+    elif export.format == "onnx":
+        how = f'```python\nonnxruntime.InferenceSession("{where}/model.onnx")\n```'
+    else:
+        trust = ", trust_remote_code=True" if export.format == "remote_code" else ""
+        how = f'```python\nAutoModelForCausalLM.from_pretrained("{where}"{trust})\n```'
+    return f"\n{export.format}:\n\n{how}\n"
+
+
+def _evaluation(manifest: Manifest) -> str:
+    shown = [m for m in manifest.measurements if m.increment in (0, manifest.increment)]
+    if not shown:
+        return "## Evaluation\n\nNone was made.\n"
+    rows = [
+        "| model | suite | metric | value | standard error | samples |",
+        "|---|---|---|---|---|---|",
+    ]
+    rows += [_row(m) for m in shown]
+    protocols = {m.suite: json.dumps(m.protocol, sort_keys=True) for m in shown}
+    lines = [f"- {suite}: `{protocol}`" for suite, protocol in protocols.items()]
+    return "\n".join(["## Evaluation", "", *rows, "", "Protocols:", "", *lines, ""])
+
+
+def _row(m: Measurement) -> str:
+    model = "base" if m.stage == "base" else f"increment {m.increment}, {m.stage}"
+    stderr = "" if m.stderr is None else f"{m.stderr:.3g}"
+    samples = "" if m.num_samples is None else str(m.num_samples)
+    return f"| {model} | {m.suite} | {m.metric} | {m.value:,.4g} | {stderr} | {samples} |"
+
+
+def _exports(exports: Sequence[Exported]) -> str:
+    if not exports:
+        return ""
+    rows = [
+        "| export | engine | precision | largest difference (nats) | divergence | same top token |",
+        "|---|---|---|---|---|---|",
+    ]
+    rows += [_proof(export, record) for export in exports for record in export.records]
+    return "\n".join(
+        [
+            "## Exports",
+            "",
+            "Each was opened by its own engine in a fresh process, and its log-probabilities were "
+            "compared with those of this checkpoint in fp32 on fixed prompts:",
+            "",
+            *rows,
+            "",
+        ]
+    )
+
+
+def _proof(export: Exported, record: ParityRecord) -> str:
+    return (
+        f"| {export.format} | {record.engine_version} | {record.precision} "
+        f"| {record.max_difference:.2g} | {record.divergence:.2g} | {record.same_top_token:.0%} |"
+    )
+
+
+def _training(manifest: Manifest) -> str:
+    recipe = manifest.recipe.model_dump_json(indent=2, exclude={"data"})
+    domains = "\n".join(f"- {_domain(domain)}" for domain in manifest.recipe.data.train)
+    return f"""\
+## Recipe and data
+
+{manifest.num_tokens:,} training tokens in {manifest.step:,} steps, over {manifest.increment}
+increments. Text, by its digest `{manifest.data_fingerprint}`:
+
+{domains}
+
+```json
+{recipe}
+```
+
+Versions: `{json.dumps(manifest.versions, sort_keys=True)}`
+"""
+
+
+def _domain(domain: Domain) -> str:
+    source = domain.source
+    what = {"hub": "dataset", "path": "files", "inline": "text in the request"}[source.kind]
+    name = getattr(source, "id", None) or getattr(source, "path", "").rsplit("/", 1)[-1]
+    return " ".join(filter(None, (f"{domain.name}:", what, name)))
+
+
+def _name(model: str) -> str:
+    return model.rstrip("/").rsplit("/", 1)[-1]
+
+
+def _range(values: Iterable[int]) -> str:
+    found = sorted(set(values))
+    return str(found[0]) if len(found) == 1 else f"{found[0]} to {found[-1]}"
