@@ -23,6 +23,7 @@ DECODER_LAYERS = {
     "transformers.models.smollm3.modeling_smollm3": "SmolLM3DecoderLayer",
     "transformers.models.granite.modeling_granite": "GraniteDecoderLayer",
     "transformers.models.olmo2.modeling_olmo2": "Olmo2DecoderLayer",
+    "transformers.models.phi3.modeling_phi3": "Phi3DecoderLayer",
     "transformers.models.gemma2.modeling_gemma2": "Gemma2DecoderLayer",
     "transformers.models.gemma3.modeling_gemma3": "Gemma3DecoderLayer",
 }
@@ -61,10 +62,33 @@ def _reading_its_own_config(construct: Callable[..., None]) -> Callable[..., Non
         # share the model's, or `set_attn_implementation` would no longer reach them.
         for submodule in self.modules():
             if getattr(submodule, "config", None) is own:
-                submodule.config = config
+                submodule.config = _shared(submodule, config, own)
 
     setattr(construct_from_own, _PREPARED, True)
     return construct_from_own
+
+
+_READ_WHEN_RUN = {"Phi3Attention": ("num_attention_heads",)}
+"""Modules that read sizes of their layer from their configuration each time they run."""
+
+
+class OwnWidths:
+    """A model's configuration as one layer sees it: its own sizes, everything else the model's."""
+
+    def __init__(self, config: Any, **own: int) -> None:
+        self._config = config
+        self._own = own
+
+    def __getattr__(self, name: str) -> Any:
+        """Reached for what is not an attribute of this object."""
+        if name in ("_config", "_own") or name.startswith("__"):
+            raise AttributeError(name)  # While being copied, before there is anything to ask.
+        return self._own[name] if name in self._own else getattr(self._config, name)
+
+
+def _shared(module: Any, config: Any, own: Any) -> Any:
+    names = _READ_WHEN_RUN.get(type(module).__name__, ())
+    return OwnWidths(config, **{name: getattr(own, name) for name in names}) if names else config
 
 
 class _Finder(importlib.abc.MetaPathFinder):

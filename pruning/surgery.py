@@ -12,6 +12,7 @@ import torch
 from torch import nn
 from transformers import PretrainedConfig, PreTrainedModel
 
+from espalier.loading import OwnWidths
 from pruning.errors import InvalidPlan
 from pruning.events import LayerWidths
 from pruning.models.adapter import Adapter, GroupedTensor, adapter_for
@@ -33,6 +34,19 @@ class _Cut:
         device = self.tensor.parameter.device
         return self.tensor.indices(torch.tensor(self.kept, dtype=torch.long, device=device))
 
+    def whole(self) -> torch.Tensor:
+        """True for every entry along the pruned dimension."""
+        parameter = self.tensor.parameter
+        size = parameter.shape[self.tensor.dim]
+        return torch.ones(size, dtype=torch.bool, device=parameter.device)
+
+    def mask(self) -> torch.Tensor:
+        """False for the entries along the pruned dimension that go."""
+        mask = self.whole()
+        mask[self.tensor.start : self.tensor.start + self.tensor.num_entries] = False
+        mask[self.indices()] = True
+        return mask
+
 
 @torch.no_grad()
 def apply_plan(
@@ -52,10 +66,15 @@ def apply_plan(
         InvalidPlan: `plan` keeps what is already gone or empties a layer, or the model is not at
             `previous`. Nothing has been cut then.
     """
-    slices: dict[nn.Parameter, tuple[nn.Parameter, int, torch.Tensor]] = {}
+    kept: dict[nn.Parameter, tuple[GroupedTensor, torch.Tensor]] = {}
     for cut in _cuts(model, plan, previous):
-        old, indices = cut.tensor.parameter, cut.indices()
-        slices[old] = (_replace(cut.tensor, indices), cut.tensor.dim, indices)
+        # A fused projection is cut in several parts, and sliced once.
+        _, before = kept.get(cut.tensor.parameter, (cut.tensor, cut.whole()))
+        kept[cut.tensor.parameter] = (cut.tensor, before & cut.mask())
+    slices: dict[nn.Parameter, tuple[nn.Parameter, int, torch.Tensor]] = {}
+    for old, (tensor, mask) in kept.items():
+        indices = mask.nonzero().flatten()
+        slices[old] = (_replace(tensor, indices), tensor.dim, indices)
     if optimizer is not None:
         _follow(optimizer, slices)
     drop_layers(model, _dropped(plan, previous), optimizer)
@@ -73,8 +92,7 @@ def apply_mask(model: PreTrainedModel, plan: PruningPlan, *, previous: PruningPl
     """
     for cut in _cuts(model, plan, previous):
         parameter, dim = cut.tensor.parameter, cut.tensor.dim
-        keep = torch.zeros(parameter.shape[dim], device=parameter.device)
-        keep[cut.indices()] = 1
+        keep = cut.mask().float()
         if cut.tensor.normalises:
             keep *= math.sqrt(len(cut.kept) / cut.tensor.num_groups)
         parameter.mul_(keep if dim == parameter.dim() - 1 else keep[:, None])
@@ -223,6 +241,10 @@ def _refresh_attributes(model: PreTrainedModel) -> None:
         mlp.intermediate_size = sizes.intermediate_size  # type: ignore[assignment]
         attention = layer.get_submodule(adapter.family.attention)
         attention.num_key_value_groups = adapter.query_heads_per_group(layer)  # type: ignore[assignment]
+        attention.num_key_value_heads = sizes.num_key_value_heads  # type: ignore[assignment]
+        if adapter.family.attention_reads_config:
+            own = OwnWidths(model.config, num_attention_heads=sizes.num_attention_heads)
+            attention.config = own  # type: ignore[assignment]
     write_widths(model.config, widths, head_dim=adapter.head_dim)
 
 

@@ -116,13 +116,16 @@ class _LayerMeasurement:
 
     def watch_gradients(self) -> list[RemovableHandle]:
         """Fold each gradient into its groups' scores as soon as it is complete, then free it."""
+        folded: dict[nn.Parameter, list[tuple[Span, GroupedTensor]]] = {}
+        for span, tensors in self.tensors.items():
+            for tensor in tensors:
+                folded.setdefault(tensor.parameter, []).append((span, tensor))
         return [
             # Torch leaves this one method untyped.
-            tensor.parameter.register_post_accumulate_grad_hook(  # type: ignore[no-untyped-call]
-                self._folder(span, tensor)
+            parameter.register_post_accumulate_grad_hook(  # type: ignore[no-untyped-call]
+                self._folder(parts)
             )
-            for span, tensors in self.tensors.items()
-            for tensor in tensors
+            for parameter, parts in folded.items()
         ]
 
     def watch_activations(self) -> list[RemovableHandle]:
@@ -184,13 +187,16 @@ class _LayerMeasurement:
             deviations=self.deviations,
         )
 
-    def _folder(self, span: Span, tensor: GroupedTensor) -> Callable[[torch.Tensor], None]:
+    def _folder(self, parts: list[tuple[Span, GroupedTensor]]) -> Callable[[torch.Tensor], None]:
+        """Of one parameter, which a fused projection shares among several tensors."""
+
         def fold(parameter: torch.Tensor) -> None:
             assert parameter.grad is not None
             entries = taylor_importance(
                 parameter.detach(), parameter.grad, self.importance.taylor_order
             )
-            self.sums[span] += tensor.sum_by_group(entries)
+            for span, tensor in parts:
+                self.sums[span] += tensor.sum_by_group(entries)
             parameter.grad = None
 
         return fold

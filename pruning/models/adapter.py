@@ -28,6 +28,9 @@ class GroupedTensor:
     dim: int
     repeats: int
     side: Side
+    start: int = 0
+    length: int | None = None
+    """The entries that are grouped, where others of a fused projection lie beside them."""
 
     @property
     def normalises(self) -> bool:
@@ -42,20 +45,26 @@ class GroupedTensor:
 
     @property
     def num_groups(self) -> int:
-        return self.parameter.shape[self.dim] // self.repeats
+        return self.num_entries // self.repeats
+
+    @property
+    def num_entries(self) -> int:
+        """Entries along the pruned dimension."""
+        return self.parameter.shape[self.dim] if self.length is None else self.length
 
     @property
     def entries_per_group(self) -> int:
         """Parameters that go with one group."""
-        return self.parameter.numel() // self.num_groups
+        return self.repeats * (self.parameter.numel() // self.parameter.shape[self.dim])
 
     def indices(self, groups: torch.Tensor) -> torch.Tensor:
         """Entries [G * repeats] of the given groups [G], in order."""
         offsets = torch.arange(self.repeats, device=groups.device)
-        return (groups[:, None] * self.repeats + offsets).flatten()
+        return self.start + (groups[:, None] * self.repeats + offsets).flatten()
 
     def sum_by_group(self, values: torch.Tensor) -> torch.Tensor:
         """Sum a tensor of the parameter's shape to fp32 [G]."""
+        values = values.narrow(self.dim, self.start, self.num_entries)
         by_entry = values.transpose(0, self.dim).flatten(1) if values.dim() > 1 else values[:, None]
         return by_entry.reshape(self.num_groups, -1).sum(dim=1, dtype=torch.float32)
 
@@ -85,7 +94,7 @@ class Adapter:
             repeats = 1 if member.span == "channel" else self.head_dim
             if axis == "kv_group" and member.span == "query_head":
                 repeats *= self.query_heads_per_group(layer)
-            found.extend(_tensors_of(layer, member, repeats))
+            found.extend(self._tensors_of(layer, member, repeats))
         return found
 
     def by_span(self, layer: nn.Module) -> dict[Span, list[GroupedTensor]]:
@@ -97,7 +106,7 @@ class Adapter:
         }
         for member in (*self.family.intermediate, *self.family.kv_group):
             repeats = 1 if member.span == "channel" else self.head_dim
-            found[member.span].extend(_tensors_of(layer, member, repeats))
+            found[member.span].extend(self._tensors_of(layer, member, repeats))
         return found
 
     def num_groups(self, layer: nn.Module, axis: Axis) -> int:
@@ -119,14 +128,35 @@ class Adapter:
             num_key_value_heads=self.num_groups(layer, "kv_group"),
         )
 
+    def _tensors_of(self, layer: nn.Module, member: Member, repeats: int) -> list[GroupedTensor]:
+        module = layer.get_submodule(member.module)
+        start, length = self._part(layer, member)
+        dim = 1 if member.side == "inputs" else 0
+        found = [GroupedTensor(module, "weight", dim, repeats, member.side, start, length)]
+        if member.side == "outputs" and getattr(module, "bias", None) is not None:
+            found.append(GroupedTensor(module, "bias", 0, repeats, member.side, start, length))
+        return found
 
-def _tensors_of(layer: nn.Module, member: Member, repeats: int) -> list[GroupedTensor]:
-    module = layer.get_submodule(member.module)
-    dim = 1 if member.side == "inputs" else 0
-    found = [GroupedTensor(module, "weight", dim, repeats, member.side)]
-    if member.side == "outputs" and getattr(module, "bias", None) is not None:
-        found.append(GroupedTensor(module, "bias", 0, repeats, member.side))
-    return found
+    def _part(self, layer: nn.Module, member: Member) -> tuple[int, int | None]:
+        """Where a member begins in a fused projection, and its length; elsewhere all of it."""
+        members = (*self.family.intermediate, *self.family.kv_group)
+        parts = [other for other in members if other.module == member.module]
+        if len(parts) == 1:
+            return 0, None
+        total = layer.get_submodule(member.module).get_parameter("weight").shape[0]
+        lengths = [total // len(parts)] * len(parts)
+        if member.span != "channel":
+            # The output projection says how many of them are the queries'.
+            queries = self._num_inputs(layer, "query_head")
+            rest = (total - queries) // (len(parts) - 1)
+            lengths = [queries if part.span == "query_head" else rest for part in parts]
+        return sum(lengths[: member.part]), lengths[member.part]
+
+    def _num_inputs(self, layer: nn.Module, span: Span) -> int:
+        """Input channels of the output projection of a block."""
+        members = (*self.family.intermediate, *self.family.kv_group)
+        (output,) = (m for m in members if m.side == "inputs" and m.span == span)
+        return layer.get_submodule(output.module).get_parameter("weight").shape[1]
 
 
 def adapter_for(config: PretrainedConfig) -> Adapter:

@@ -36,6 +36,7 @@ _TRAITS: Mapping[str, _Traits] = {
     "smollm3": _Traits(mlp_bias=True, tied=True),
     "granite": _Traits(mlp_bias=True),
     "olmo2": _Traits(qk_norm="flat"),
+    "phi3": _Traits(projection_bias=False),
     "gemma2": _Traits(**_GEMMA),  # type: ignore[arg-type]  # A mapping of mixed values.
     "gemma3_text": _Traits(**_GEMMA, qk_norm="head"),  # type: ignore[arg-type]
 }

@@ -15,11 +15,13 @@ class Member:
     """A module of a decoder layer that shrinks with an axis.
 
     A linear layer loses `outputs` (bias included) or `inputs`; a `norm` entries it averages over.
+    Of a fused projection each `part` is a member of its own, in the order of its outputs.
     """
 
     module: str
     side: Side
     span: Span
+    part: int = 0
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -44,6 +46,8 @@ class Family:
     attention: str = "self_attn"
     mlp: str = "mlp"
     mlp_input: str = "post_attention_layernorm"
+    attention_reads_config: bool = False
+    """Whether attention takes its number of heads from the configuration each time it runs."""
     bias_flags: tuple[str, ...] = ()
     """Configuration fields that give every projection of both blocks a bias; empty: it has none."""
 
@@ -67,6 +71,21 @@ FAMILIES: dict[str, Family] = {
         Family(model_type="smollm3", bias_flags=_BIAS_FLAGS),
         Family(model_type="granite", bias_flags=_BIAS_FLAGS),
         Family(model_type="olmo2", kv_group=Family.kv_group + _FLAT_QK_NORM, mlp_input="mlp"),
+        Family(
+            model_type="phi3",
+            intermediate=(
+                Member("mlp.gate_up_proj", "outputs", "channel", part=0),
+                Member("mlp.gate_up_proj", "outputs", "channel", part=1),
+                Member("mlp.down_proj", "inputs", "channel"),
+            ),
+            kv_group=(
+                Member("self_attn.qkv_proj", "outputs", "query_head", part=0),
+                Member("self_attn.qkv_proj", "outputs", "key_value_head", part=1),
+                Member("self_attn.qkv_proj", "outputs", "key_value_head", part=2),
+                Member("self_attn.o_proj", "inputs", "query_head"),
+            ),
+            attention_reads_config=True,
+        ),
         Family(model_type="gemma2", mlp_input="pre_feedforward_layernorm"),
         Family(model_type="gemma3_text", mlp_input="pre_feedforward_layernorm"),
     )

@@ -93,7 +93,7 @@ class _LayerGeometry:
 
 def _measure(adapter: Adapter, layer: nn.Module) -> _LayerGeometry:
     in_groups = sum(
-        tensor.parameter.numel()
+        tensor.num_groups * tensor.entries_per_group
         for tensors in adapter.by_span(layer).values()
         for tensor in tensors
     )

@@ -205,3 +205,23 @@ def test_query_heads_of_a_group_are_part_of_its_importance(kind: ImportanceKind)
     for layer in measure_importance(model, BATCHES, Importance(kind=kind)).layers:
         assert layer.query_heads.shape == (2, 3)
         assert (layer.kv_groups >= layer.query_heads.sum(dim=1) * (1 - 1e-5)).all()
+
+
+def test_parts_of_a_fused_projection_score_as_if_they_were_separate() -> None:
+    model = make_tiny_model("phi3", num_attention_heads=6, num_key_value_heads=2)
+    scores = measure_importance(model, BATCHES[:1], TAYLOR).layers[1]
+    model.zero_grad()
+    model(input_ids=BATCHES[0], labels=BATCHES[0]).loss.backward()
+    layer = model.get_submodule("model.layers.1")
+
+    def rows(name: str, dim: int) -> torch.Tensor:
+        weight = layer.get_submodule(name).weight
+        return (weight * weight.grad).detach().abs().sum(dim)
+
+    gate_F, up_F = rows("mlp.gate_up_proj", 1).split(64)
+    torch.testing.assert_close(scores.intermediate, gate_F + up_F + rows("mlp.down_proj", 0))
+    query, key, value = rows("self_attn.qkv_proj", 1).split([48, 16, 16])
+    heads_KR = (query + rows("self_attn.o_proj", 0)).view(2, 3, 8).sum(2)
+    torch.testing.assert_close(scores.query_heads, heads_KR)
+    expected_K = heads_KR.sum(1) + (key + value).view(2, 8).sum(1)
+    torch.testing.assert_close(scores.kv_groups, expected_K)

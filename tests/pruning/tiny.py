@@ -33,6 +33,7 @@ FAMILIES: dict[str, tuple[str, str, dict[str, Any]]] = {
         {"residual_multiplier": 0.5, "attention_multiplier": 0.35},
     ),
     "olmo2": ("Olmo2Config", "Olmo2ForCausalLM", {"rms_norm_eps": 1e-9}),
+    "phi3": ("Phi3Config", "Phi3ForCausalLM", {}),
     "gemma2": ("Gemma2Config", "Gemma2ForCausalLM", {"head_dim": 8}),
     "gemma3_text": ("Gemma3TextConfig", "Gemma3ForCausalLM", {"head_dim": 8}),
 }
