@@ -25,10 +25,12 @@ from api.routes import (
     api_keys,
     attempts,
     checkpoints,
+    comparisons,
     estimates,
     files,
     health,
     jobs,
+    models,
     progress,
     usage,
 )
@@ -36,6 +38,7 @@ from api.schemas.api_keys import ApiKeyCreate, ApiKeyRotate
 from api.schemas.base import ProblemRead
 from api.schemas.checkpoints import DownloadUrlRequest
 from api.schemas.jobs import JobCreate, PauseRequest
+from api.schemas.models import AliasPut, ModelCreate, VersionCreate
 from api.sessions import load_signer
 from api.settings import ApiSettings
 from registry import logs
@@ -45,10 +48,11 @@ from registry.storage import store_for
 
 ROUTES = (
     *(health, estimates, jobs, progress, attempts, checkpoints, files),
-    *(api_keys, usage),
+    *(models, comparisons, api_keys, usage),
 )
 BODIES: tuple[type[BaseModel], ...] = (
     *(ApiKeyCreate, ApiKeyRotate, DownloadUrlRequest, JobCreate, PauseRequest),
+    *(AliasPut, ModelCreate, VersionCreate),
     ProblemRead,
 )
 """Models that routes read, or errors answer, by themselves."""

@@ -51,6 +51,8 @@ _MEANINGS = {
     409: "Not possible now.",
     410: "It was deleted.",
     429: "Too many requests, or a quota is used up.",
+    412: "It has changed since you looked.",
+    428: "Say with If-Match which state you know.",
     413: "The body is too large.",
     415: "The body is not JSON.",
     416: "The range lies outside the file.",

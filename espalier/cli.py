@@ -15,6 +15,7 @@ from rich.progress import BarColumn, DownloadColumn, Progress, TransferSpeedColu
 from espalier import errors, maintenance
 from espalier.cli_files import files
 from espalier.cli_keys import keys
+from espalier.cli_models import comparisons, models
 from espalier.client import TRAINING_STATE, Client
 from espalier.connection import default_data_dir
 from espalier.live import duration, increments, millions, sizes, watch_job
@@ -57,6 +58,8 @@ app = typer.Typer(
 )
 app.add_typer(keys, name="keys")
 app.add_typer(files, name="files")
+app.add_typer(models, name="models")
+app.add_typer(comparisons)
 app.add_typer(maintenance.app)
 
 JobId = Annotated[str, typer.Argument(help="Id of a job, job_…")]

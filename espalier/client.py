@@ -20,6 +20,7 @@ from espalier.resources import (
     Checkpoint,
     CheckpointFile,
     CheckpointPage,
+    Comparison,
     DownloadUrl,
     Estimate,
     Evaluation,
@@ -29,9 +30,16 @@ from espalier.resources import (
     File,
     FilePage,
     FilesPage,
+    Frontier,
     Job,
     JobPage,
     Metrics,
+    Model,
+    ModelAlias,
+    ModelPage,
+    ModelVersion,
+    ModelVersionPage,
+    Point,
     Usage,
 )
 from espalier.upload import upload_file
@@ -265,6 +273,59 @@ class Client:
         """Forget an uploaded file."""
         self._request("DELETE", f"/v1/files/{file_id}")
 
+    # --- models ------------------------------------------------------------------------------
+
+    def register_model(self, name: str, *, description: str | None = None) -> Model:
+        """A name under which versions are kept."""
+        body = {"name": name, "description": description}
+        return Model.model_validate_json(self._create("/v1/models", body))
+
+    def list_models(self, *, limit: int = 100, after: str | None = None) -> ModelPage:
+        """A page of registered models, by name."""
+        params: dict[str, Any] = {"limit": limit} | ({"after": after} if after else {})
+        response = self._request("GET", "/v1/models", params=params)
+        return ModelPage.model_validate_json(response.content)
+
+    def add_version(
+        self, name: str, checkpoint_id: str, *, description: str | None = None
+    ) -> ModelVersion:
+        """Give a checkpoint the next number of a model; it is kept from now on."""
+        body = {"checkpoint": checkpoint_id, "description": description}
+        return ModelVersion.model_validate_json(self._create(f"/v1/models/{name}/versions", body))
+
+    def list_versions(self, name: str) -> tuple[ModelVersion, ...]:
+        """The versions of a model, newest first."""
+        response = self._request("GET", f"/v1/models/{name}/versions")
+        return ModelVersionPage.model_validate_json(response.content).data
+
+    def set_alias(
+        self, name: str, alias: str, version: int, *, revision: int | None = None
+    ) -> ModelAlias:
+        """Let an alias name a version; one that exists moves only from the `revision` it is at.
+
+        Raises:
+            Conflict: it is at another revision.
+        """
+        headers = {} if revision is None else {"If-Match": f'"r{revision}"'}
+        url = f"/v1/models/{name}/aliases/{alias}"
+        response = self._request("PUT", url, json={"version": version}, headers=headers)
+        return ModelAlias.model_validate_json(response.content)
+
+    def compare(self, job_ids: Sequence[str]) -> Comparison:
+        """Jobs side by side: their measured checkpoints, and where their recipes differ."""
+        params = {"jobs": ",".join(job_ids)}
+        response = self._request("GET", "/v1/compare", params=params)
+        return Comparison.model_validate_json(response.content)
+
+    def frontier(self, model: str) -> tuple[Point, ...]:
+        """The measured checkpoints of a base model, smallest first."""
+        response = self._request("GET", "/v1/frontier", params={"model": model})
+        return Frontier.model_validate_json(response.content).points
+
+    def _create(self, path: str, body: Mapping[str, Any]) -> bytes:
+        headers = {"Idempotency-Key": uuid.uuid4().hex}
+        return self._request("POST", path, json=body, headers=headers).content
+
     # --- administration ------------------------------------------------------------------------
 
     def create_key(
@@ -273,7 +334,7 @@ class Client:
         """A new API key; its `secret` is shown this once."""
         ends = expires_at.isoformat() if expires_at else None
         body = {"scopes": list(scopes), "name": name, "expires_at": ends}
-        return ApiKey.model_validate_json(self._request("POST", "/v1/api-keys", json=body).content)
+        return ApiKey.model_validate_json(self._create("/v1/api-keys", body))
 
     def list_keys(self) -> tuple[ApiKey, ...]:
         """Every API key of the tenant, without secrets."""

@@ -281,3 +281,84 @@ class Usage(Resource):
     running_now: int
     storage_bytes_now: int
     quotas: dict[str, int | None] = Field(default_factory=dict)
+
+
+class ModelAlias(Resource):
+    """A name that moves from version to version; `revision` counts its moves."""
+
+    alias: str
+    version: int
+    revision: int
+
+
+class Model(Resource):
+    """A registered model."""
+
+    id: str
+    name: str
+    description: str | None = None
+    last_version: int = 0
+    aliases: tuple[ModelAlias, ...] = ()
+
+
+class ModelPage(Resource):
+    """One page of registered models, by name."""
+
+    data: tuple[Model, ...]
+    has_more: bool = False
+
+
+class ModelVersion(Resource):
+    """A checkpoint under a number that never changes."""
+
+    model: str
+    version: int
+    checkpoint: str
+    description: str | None = None
+    created_at: datetime
+
+
+class ModelVersionPage(Resource):
+    """The versions of a model, newest first."""
+
+    data: tuple[ModelVersion, ...]
+
+
+class Point(Resource):
+    """A checkpoint as size and quality."""
+
+    checkpoint: str
+    job: str
+    increment: int
+    params: int
+    size_bytes: int
+    perplexity: float
+    baseline_ratio: float | None = None
+    on_frontier: bool = False
+
+
+class ComparedJob(Resource):
+    """One of the jobs compared."""
+
+    id: str
+    name: str | None = None
+    model: str
+    status: str
+    params_start: int | None = None
+    params_now: int | None = None
+    seconds: float | None = None
+    points: tuple[Point, ...] = ()
+
+
+class Comparison(Resource):
+    """Jobs side by side."""
+
+    jobs: tuple[ComparedJob, ...]
+    differences: dict[str, list[Any]] = Field(default_factory=dict)
+
+
+class Frontier(Resource):
+    """The measured checkpoints of a base model."""
+
+    model: str
+    points: tuple[Point, ...]

@@ -4,6 +4,8 @@ RegistryError
 ├── NotFound               no such row, or another tenant's
 ├── InvalidTransition      the job's status does not allow it
 ├── InvalidCursor          `after` names nothing in this list
+├── AlreadyExists          the name is taken
+├── AliasMoved             the alias is not where the caller believes it
 ├── KeyNotActive           an API key that is revoked or over cannot be rotated
 ├── QuotaExceeded          the tenant may not have more of it
 ├── FileInUse              a job that has not ended reads it
@@ -63,6 +65,20 @@ class InvalidTransition(RegistryError):
 
 class InvalidCursor(RegistryError):
     code = "bad_cursor"
+
+
+class AlreadyExists(RegistryError):
+    code = "already_exists"
+
+
+class AliasMoved(RegistryError):
+    """Somebody else moved the alias first; `revision` is where it stands."""
+
+    code = "version_mismatch"
+
+    def __init__(self, message: str, *, revision: int | None) -> None:
+        super().__init__(message)
+        self.revision = revision
 
 
 class KeyNotActive(RegistryError):
