@@ -13,8 +13,9 @@ from registry.tables import Checkpoint, CheckpointFile, Evaluation, Increment, J
 def reject_head(session: Session, lease: Lease, message: str) -> Lease | None:
     """Cut the head, whose bytes are damaged, off the job's line; the same lease, one step back.
 
-    None if nothing before it can be resumed from; then nothing changed. The event is what stays of
-    the increment that was lost: it will be committed anew.
+    None if nothing before it can be resumed from, or if someone else names the head, which must not
+    vanish from under them; then nothing changed. The event is what stays of the increment that was
+    lost: it will be committed anew.
 
     Raises:
         LeaseLost: it is not this lease's job any more.
@@ -22,7 +23,7 @@ def reject_head(session: Session, lease: Lease, message: str) -> Lease | None:
     job = guard(session, lease)
     head = session.get_one(Checkpoint, job.head_checkpoint_id)
     parent = session.get(Checkpoint, head.parent_id) if head.parent_id else None
-    if parent is None or not parent.resumable:
+    if parent is None or not parent.resumable or head.pinned:
         return None
     data = {
         "code": "checkpoint_corrupt",
