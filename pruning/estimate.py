@@ -16,8 +16,9 @@ from pruning.methods.increments import BYTES_PER_PARAMETER, plan_increments, res
 from pruning.models.architecture import Architecture, read_architecture
 from pruning.recipe import Axis, Recipe, Shape
 
-_TRAINING_BYTES = 16 + 12
-"""Of each parameter: fp32 weight, gradient, two moments, and the snapshot to roll back to."""
+_TRAINING_BYTES = {"full": 16 + 4, "lora": 4 + 4, "none": 8}
+"""Of each parameter: fp32 weight, gradient and two moments where all are trained, and the weight to
+roll back to; without training, weight and gradient of the calibration."""
 _STATE_BYTES = 12
 """Of each parameter in a stored training state: fp32 weight and two moments."""
 _MICRO_BATCH_TOKENS = 4096
@@ -173,10 +174,8 @@ def _num_tokens(recipe: Recipe, corpus_tokens: int | None) -> int | None:
 
 def _peak_memory(recipe: Recipe, architecture: Architecture) -> int:
     """Bytes while training the model as it is before the first cut, when it is largest."""
-    weights = architecture.num_parameters * _TRAINING_BYTES
-    if recipe.recovery.kind == "none":
-        weights = architecture.num_parameters * 8
     recovery = recipe.recovery
+    weights = architecture.num_parameters * _TRAINING_BYTES[recovery.kind]
     sequences = recovery.micro_batch_sequences or max(
         1, _MICRO_BATCH_TOKENS // recovery.sequence_length
     )
@@ -184,11 +183,16 @@ def _peak_memory(recipe: Recipe, architecture: Architecture) -> int:
     width = 2 if recovery.precision == "bfloat16" else 4
     # What the backward pass of a decoder layer keeps: inputs of norms and projections in the
     # residual width, the projections' outputs, and the three MLP activations.
-    per_token = sum(
+    by_layer = [
         8 * architecture.hidden_size
         + 4 * layer.num_attention_heads * architecture.head_dim
         + 4 * layer.intermediate_size
         for layer in architecture.layers
-    )
+    ]
+    per_token = sum(by_layer)
+    if recovery.activation_checkpointing:
+        per_token = len(by_layer) * architecture.hidden_size + max(by_layer)
+    if recovery.distillation is not None and recovery.kind != "none":
+        weights += architecture.num_parameters * width
     logits = 2 * _LOSS_CHUNK_TOKENS * architecture.vocab_size * 4
     return weights + tokens * per_token * width + logits + _RUNTIME_BYTES

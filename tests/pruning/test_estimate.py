@@ -86,6 +86,23 @@ def test_tokens_are_those_of_the_schedule_or_of_the_text() -> None:
     assert estimate(recipe(recovery={"kind": "none"}), CONFIG).num_tokens == 0
 
 
+@pytest.mark.parametrize(
+    ("recovery", "more"),
+    [
+        ({"distillation": {"teacher": "base"}}, True),
+        ({"precision": "float32"}, True),
+        ({"activation_checkpointing": True}, False),
+        ({"kind": "lora"}, False),
+        ({"kind": "none"}, False),
+    ],
+)
+def test_memory_follows_how_the_model_is_trained(recovery: dict[str, Any], more: bool) -> None:
+    usual = estimate(recipe(), CONFIG).peak_memory_bytes
+    found = estimate(recipe(recovery=recovery), CONFIG).peak_memory_bytes
+    assert (found > usual) == more
+    assert found != usual
+
+
 def test_an_unknown_architecture_is_refused_with_those_supported() -> None:
     with pytest.raises(UnsupportedModel) as refused:
         estimate(recipe(), {**CONFIG, "model_type": "mamba"})

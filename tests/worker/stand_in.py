@@ -22,6 +22,7 @@ from pruning.events import (
     Event,
     IncrementFinished,
     LayerWidths,
+    MixtureChanged,
     Outcome,
     PhaseChanged,
     PruneFinished,
@@ -121,6 +122,12 @@ class Run:
             )
         )
         self.emit(PhaseChanged(phase="training", increment=increment))
+        if weights := self.orders.get("weights"):
+            self.emit(
+                MixtureChanged(
+                    increment=increment, step=0, num_tokens=tokens, weights=weights, losses={}
+                )
+            )
         for number in range(STEPS):
             time.sleep(self.orders.get("step_seconds", 0.0))
             self._step((increment - 1) * STEPS + number + 1, increment)

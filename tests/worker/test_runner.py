@@ -85,6 +85,20 @@ def test_the_child_s_events_become_the_job_s(
     ]
 
 
+def test_the_path_of_the_mixture_is_kept(
+    workplace: Workplace, submit: Submit, factory: SessionFactory
+) -> None:
+    job_id = submit(increments=2, weights={"web": 0.75, "code": 0.25})
+    runner.run(workplace, job_id)
+    with reading(factory) as session:
+        log = events.list_after(session, job_id)
+    changes = [event.data for event in log if event.type == "mixture.changed"]
+    assert [(c["increment"], c["num_tokens"], c["weights"]["web"]) for c in changes] == [
+        (1, 0, 0.75),
+        (2, 40, 0.75),
+    ]
+
+
 def test_a_message_delivered_twice_runs_once(
     workplace: Workplace, submit: Submit, factory: SessionFactory
 ) -> None:
