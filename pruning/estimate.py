@@ -13,7 +13,7 @@ from pruning.allocation.widths import allowed_widths, depth_of, widths_of
 from pruning.errors import TargetUnreachable
 from pruning.events import LayerWidths
 from pruning.methods.increments import BYTES_PER_PARAMETER, plan_increments, resolve_target
-from pruning.models.architecture import Architecture, read_architecture
+from pruning.models.architecture import Architecture, Costs, read_architecture
 from pruning.recipe import Axis, Recipe, Shape
 
 _TRAINING_BYTES = {"full": 16 + 4, "lora": 4 + 4, "none": 8}
@@ -100,9 +100,13 @@ def floor_of(recipe: Recipe, architecture: Architecture) -> int:
     """
     constraints, num_layers = recipe.allocation.constraints, len(architecture.layers)
     protected = {i for i in range(num_layers) if constraints.protects(i, num_layers)}
-    if "layer" in recipe.axes:
+    if recipe.axes[0] in ("layer", "attention_block", "mlp_block"):
         sizes = [architecture.costs.of_layer(layer) for layer in architecture.layers]
-        stay = [size for index, size in enumerate(sizes) if index in protected] or [min(sizes)]
+        least = [_without_blocks(recipe, architecture.costs, layer) for layer in architecture.layers]
+        stay = [sizes[i] if i in protected else least[i] for i in range(num_layers)]
+        if not protected:
+            # One layer, or one block of a kind, always stays.
+            stay[0] = sizes[0]
         return architecture.num_parameters - sum(sizes) + sum(stay)
     removable = sum(
         architecture.costs.of_layer(layer) - architecture.costs.of_layer(_narrowest(recipe, layer))
@@ -110,6 +114,16 @@ def floor_of(recipe: Recipe, architecture: Architecture) -> int:
         if index not in protected
     )
     return architecture.num_parameters - removable
+
+
+def _without_blocks(recipe: Recipe, costs: Costs, layer: LayerWidths) -> int:
+    """What is left of a layer that loses what the axes name."""
+    gone = set(recipe.axes)
+    if "layer" in gone or len(gone) == 2:
+        return 0
+    heads = {"num_attention_heads": 0, "num_key_value_heads": 0}
+    nothing = {"intermediate_size": 0} if "mlp_block" in gone else heads
+    return costs.of_layer(layer.model_copy(update=nothing))
 
 
 def _narrowest(recipe: Recipe, layer: LayerWidths) -> LayerWidths:

@@ -265,7 +265,7 @@ class Data(Part):
 
 # --- method: axes x importance x allocation x schedule x compensation x recovery ---------------------
 
-Axis = Literal["intermediate", "kv_group", "query_head", "layer"]
+Axis = Literal["intermediate", "kv_group", "query_head", "layer", "attention_block", "mlp_block"]
 ImportanceKind = Literal[
     "magnitude",
     "taylor",
@@ -501,12 +501,16 @@ class Recipe(Part):
     @model_validator(mode="after")
     def _layers_go_alone(self) -> Self:
         """Widths are allotted among layers that stay: a second run thins out a shallower model."""
-        if "layer" not in self.axes:
+        blocks = {"attention_block", "mlp_block"}
+        if not {"layer", *blocks} & set(self.axes):
             return self
-        if len(self.axes) > 1:
-            raise ValueError("axis 'layer' goes alone: narrow what stays in a second run")
+        if set(self.axes) != {"layer"} and not set(self.axes) <= blocks:
+            raise ValueError(
+                "axis 'layer' goes alone, 'attention_block' and 'mlp_block' with each other: "
+                "narrow what stays in a second run"
+            )
         if self.compensation != "none":
-            raise ValueError("nothing makes good for a whole layer: compensation must be 'none'")
+            raise ValueError("nothing makes good for a whole block: compensation must be 'none'")
         return self
 
     @model_validator(mode="after")
