@@ -6,7 +6,7 @@ import pytest
 from fastapi import FastAPI
 from fastapi.testclient import TestClient
 
-from registry import jobs
+from registry import checkpoints, jobs
 from registry.db import SessionFactory, transaction
 from tests.factories import Holder, make_job
 
@@ -115,6 +115,17 @@ def test_download_links_work_with_the_session(browser: TestClient, running_job_i
     link = re.search(r'href="(/v1/checkpoints/[^"]+/files/config.json)"', page)
     assert link
     assert browser.get(link[1]).content == b"{}"
+
+
+def test_a_checkpoint_that_was_not_kept_offers_no_files(
+    browser: TestClient, running_job_id: str, factory: SessionFactory
+) -> None:
+    with transaction(factory) as session:
+        [checkpoint] = checkpoints.list_for_job(session, running_job_id)
+        checkpoint.status = "deleted"
+    page = browser.get(f"/jobs/{running_job_id}").text
+    assert "not kept" in page
+    assert f"files-{checkpoint.id}" not in page
 
 
 def test_a_foreign_job_is_a_404_page(
