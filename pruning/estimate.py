@@ -101,8 +101,9 @@ def floor_of(recipe: Recipe, architecture: Architecture) -> int:
     constraints, num_layers = recipe.allocation.constraints, len(architecture.layers)
     protected = {i for i in range(num_layers) if constraints.protects(i, num_layers)}
     if recipe.axes[0] in ("layer", "attention_block", "mlp_block"):
-        sizes = [architecture.costs.of_layer(layer) for layer in architecture.layers]
-        least = [_without_blocks(recipe, architecture.costs, layer) for layer in architecture.layers]
+        costs, layers = architecture.costs, architecture.layers
+        sizes = [costs.of_layer(layer) for layer in layers]
+        least = [_without_blocks(recipe, costs, layer) for layer in layers]
         stay = [sizes[i] if i in protected else least[i] for i in range(num_layers)]
         if not protected:
             # One layer, or one block of a kind, always stays.
