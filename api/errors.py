@@ -18,6 +18,7 @@ from starlette.exceptions import HTTPException
 from api.openapi import allowed_methods
 from pruning.errors import PruningError, TargetUnreachable
 from registry.errors import FileNotUsable, InvalidTransition, QuotaExceeded, RegistryError
+from registry.outbound import ForbiddenUrl
 
 logger = logging.getLogger(__name__)
 
@@ -44,6 +45,7 @@ TITLES: Mapping[str, tuple[int, str]] = {
     "range_not_satisfiable": (416, "The range lies outside the file"),
     "validation_error": (422, "The request is not valid"),
     "idempotency_key_reuse": (422, "The idempotency key was used for another request"),
+    "url_forbidden": (422, "The address may not be called"),
     "path_forbidden": (422, "The path is outside the allowed roots"),
     "model_unavailable": (422, "The model's configuration cannot be read from here"),
     "already_exists": (409, "The name is taken"),
@@ -192,7 +194,7 @@ def from_registry_error(error: RegistryError) -> Problem:
         return Problem("invalid_state", error.message, extensions=extensions)
     retryable = error.code in _RETRYABLE
     headers = {"Retry-After": str(_RETRY_AFTER_SECONDS)} if retryable else {}
-    param = error.param if isinstance(error, FileNotUsable) else None
+    param = error.param if isinstance(error, FileNotUsable | ForbiddenUrl) else None
     if isinstance(error, QuotaExceeded):
         headers["Retry-After"] = str(_QUOTA_RETRY_SECONDS)
     return Problem(error.code, error.message, param=param, retryable=retryable, headers=headers)

@@ -33,12 +33,14 @@ from api.routes import (
     models,
     progress,
     usage,
+    webhooks,
 )
 from api.schemas.api_keys import ApiKeyCreate, ApiKeyRotate
 from api.schemas.base import ProblemRead
 from api.schemas.checkpoints import DownloadUrlRequest
 from api.schemas.jobs import JobCreate, PauseRequest
 from api.schemas.models import AliasPut, ModelCreate, VersionCreate
+from api.schemas.webhooks import SecretRotate, WebhookCreate, WebhookUpdate
 from api.sessions import load_signer
 from api.settings import ApiSettings
 from registry import logs
@@ -48,11 +50,12 @@ from registry.storage import store_for
 
 ROUTES = (
     *(health, estimates, jobs, progress, attempts, checkpoints, files),
-    *(models, comparisons, api_keys, usage),
+    *(models, comparisons, api_keys, webhooks, usage),
 )
 BODIES: tuple[type[BaseModel], ...] = (
     *(ApiKeyCreate, ApiKeyRotate, DownloadUrlRequest, JobCreate, PauseRequest),
     *(AliasPut, ModelCreate, VersionCreate),
+    *(SecretRotate, WebhookCreate, WebhookUpdate),
     ProblemRead,
 )
 """Models that routes read, or errors answer, by themselves."""

@@ -4,20 +4,17 @@ The cookie holds no secret: the id of the key, when the session ends, and an HMA
 secret of this installation. Revoking the key ends the session at the next request.
 """
 
-import contextlib
 import hashlib
 import hmac
-import os
-import secrets
-import tempfile
 import time
 from dataclasses import dataclass
 from pathlib import Path
 
+from registry.installation import installation_secret
+
 SESSION_COOKIE = "espalier_session"
 FORM_COOKIE = "espalier_form"
 SESSION_SECONDS = 7 * 24 * 3600
-_SECRET_BYTES = 32
 
 
 @dataclass(frozen=True)
@@ -55,23 +52,5 @@ class SessionSigner:
 
 
 def load_signer(data_dir: Path, given: str | None) -> SessionSigner:
-    """The signer of this installation: its secret is `given`, or made once in `data_dir`."""
-    if given is not None:
-        return SessionSigner(given.encode())
-    path = data_dir / "session-secret"
-    if not path.exists():
-        _write_once(path, secrets.token_hex(_SECRET_BYTES))
-    return SessionSigner(path.read_bytes())
-
-
-def _write_once(path: Path, text: str) -> None:
-    """Create the file whole or leave the one another process made first."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    descriptor, name = tempfile.mkstemp(dir=path.parent, prefix=".session-secret-")
-    try:
-        with os.fdopen(descriptor, "w") as file:
-            file.write(text)
-        with contextlib.suppress(FileExistsError):
-            path.hardlink_to(name)
-    finally:
-        Path(name).unlink()
+    """The signer of this installation."""
+    return SessionSigner(installation_secret(data_dir, given))

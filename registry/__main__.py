@@ -14,7 +14,7 @@ from celery import Celery
 from sqlalchemy import Engine
 from sqlalchemy.exc import DBAPIError
 
-from registry import api_keys, backup, fsck, garbage, logs, outbox
+from registry import api_keys, backup, deliveries, fsck, garbage, logs, outbox
 from registry.db import SessionFactory, create_engine, session_factory, transaction
 from registry.errors import RegistryError, StorageError
 from registry.migrate import migrate
@@ -141,6 +141,12 @@ def _loop(engine: Engine, settings: Settings, stop: threading.Event) -> None:
     queue = celery_app(settings)
     factory = session_factory(engine)
     collector = Collector(factory, _store(settings), settings)
+    sender = threading.Thread(
+        target=deliveries.sending,
+        args=(factory, settings, settings.installation_secret, stop.wait),
+        name="webhooks",
+    )
+    sender.start()
     while not stop.is_set():
         try:
             sweep_round(factory, settings, queue)
@@ -148,6 +154,7 @@ def _loop(engine: Engine, settings: Settings, stop: threading.Event) -> None:
         except DBAPIError as error:
             logger.warning("database is away, sweeping later: %s", type(error.orig).__name__)
         stop.wait(settings.sweep_seconds)
+    sender.join()
 
 
 class Collector:

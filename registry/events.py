@@ -5,6 +5,7 @@ from typing import Any
 from sqlalchemy import select, update
 from sqlalchemy.orm import Session
 
+from registry import webhooks
 from registry.db import database_now
 from registry.ids import new_id
 from registry.tables import Job, JobEvent
@@ -43,6 +44,7 @@ def append(
         created_at=database_now(session),
     )
     session.add(row)
+    webhooks.announce(session, job, row)
     return row
 
 

@@ -8,8 +8,10 @@ import sys
 from pathlib import Path
 from typing import Literal, Self
 
-from pydantic import Field, model_validator
+from pydantic import Field, SecretStr, model_validator
 from pydantic_settings import BaseSettings, SettingsConfigDict
+
+from registry.installation import installation_secret
 
 
 class Settings(BaseSettings):
@@ -43,6 +45,16 @@ class Settings(BaseSettings):
     )
     worker_timeout_seconds: float = Field(
         60.0, gt=0, description="A worker silent for longer is lost."
+    )
+    session_secret: SecretStr | None = Field(
+        None,
+        repr=False,
+        min_length=16,
+        description="What this installation signs with; the same in every process. "
+        "Default: made once and kept in `data_dir`.",
+    )
+    webhook_private_hosts: tuple[str, ...] = Field(
+        (), description="`host:port` pairs webhooks may call though private, by plain http too."
     )
     idempotency_hours: float = Field(24.0, gt=0)
     collect_seconds: float = Field(5.0, gt=0, description="Between two rounds of collecting.")
@@ -81,6 +93,12 @@ class Settings(BaseSettings):
             if not root.is_absolute():
                 raise ValueError(f"allowed_paths must be absolute, got {root}")
         return self
+
+    @property
+    def installation_secret(self) -> bytes:
+        """What signatures are derived from."""
+        given = self.session_secret
+        return installation_secret(self.data_dir, given.get_secret_value() if given else None)
 
     @property
     def work_dir(self) -> Path:

@@ -1,0 +1,213 @@
+"""Webhooks: where a tenant hears of its jobs, and what became of each message."""
+
+from datetime import timedelta
+from typing import Annotated, Any
+
+from fastapi import APIRouter, Depends, Query, Response
+from fastapi.responses import JSONResponse
+
+from api.answer_once import IdempotencyKey, answer_once
+from api.bodies import Body, json_body
+from api.deps import Admin, ReadSession, SettingsDep, WriteSession
+from api.openapi import body_of, problems
+from api.schemas.webhooks import (
+    DeliveryPage,
+    DeliveryRead,
+    SecretRotate,
+    WebhookCreate,
+    WebhookList,
+    WebhookRead,
+    WebhookSecretRead,
+    WebhookUpdate,
+)
+from registry import outbound, webhooks
+from registry.tables import Webhook, WebhookDelivery
+
+router = APIRouter(prefix="/v1/webhooks", tags=["administration"])
+
+_REFUSALS = problems(401, 403, 404, 422)
+_WRITING = problems(400, 401, 403, 404, 409, 413, 415, 422)
+
+
+@router.post(
+    "",
+    status_code=201,
+    response_model=WebhookSecretRead,
+    summary="Add a webhook",
+    openapi_extra=body_of("WebhookCreate"),
+    responses=_WRITING,
+)
+def create_webhook(
+    who: Admin,
+    body: Annotated[Body[WebhookCreate], Depends(json_body(WebhookCreate))],
+    session: WriteSession,
+    settings: SettingsDep,
+    idempotency_key: IdempotencyKey = None,
+) -> Response:
+    """Hear of your jobs at an address. Keep the secret: a replay does not have it."""
+    outbound.parse(body.value.url, settings.webhook_private_hosts)
+
+    def create() -> dict[str, Any]:
+        row, secret = webhooks.create(
+            session,
+            tenant_id=who.tenant_id,
+            url=body.value.url,
+            events=body.value.events,
+            master=settings.installation_secret,
+        )
+        return _with_secret(row, secret)
+
+    answer = answer_once(
+        session,
+        tenant_id=who.tenant_id,
+        key=idempotency_key,
+        path="/v1/webhooks",
+        written=body.written,
+        create=create,
+        secret="secret",
+    )
+    headers = {"Location": f"/v1/webhooks/{answer.body['id']}", "Cache-Control": "no-store"}
+    return JSONResponse(answer.body, 201, {**headers, **answer.headers})
+
+
+def _with_secret(row: Webhook, secret: str) -> dict[str, Any]:
+    read = WebhookSecretRead(**_read(row).model_dump(), secret=secret)
+    return read.model_dump(mode="json")
+
+
+@router.get("", summary="List webhooks", responses=problems(401, 403, 422))
+def list_webhooks(who: Admin, session: ReadSession) -> WebhookList:
+    """Every webhook of your tenant."""
+    return WebhookList(data=[_read(row) for row in webhooks.list_all(session, who.tenant_id)])
+
+
+@router.get("/{webhook_id}", summary="Read a webhook", responses=_REFUSALS)
+def get_webhook(webhook_id: str, who: Admin, session: ReadSession) -> WebhookRead:
+    """One webhook, without its secret."""
+    return _read(webhooks.get(session, who.tenant_id, webhook_id))
+
+
+@router.patch(
+    "/{webhook_id}",
+    summary="Change a webhook",
+    openapi_extra=body_of("WebhookUpdate"),
+    responses=_WRITING,
+)
+def update_webhook(
+    webhook_id: str,
+    who: Admin,
+    body: Annotated[Body[WebhookUpdate], Depends(json_body(WebhookUpdate))],
+    session: WriteSession,
+    settings: SettingsDep,
+) -> WebhookRead:
+    """Another address, other events, or whether it is called at all."""
+    wanted = body.value
+    row = webhooks.get(session, who.tenant_id, webhook_id, for_update=True)
+    if wanted.url is not None:
+        outbound.parse(wanted.url, settings.webhook_private_hosts)
+        row.url = wanted.url
+    if wanted.events is not None:
+        row.events = list(wanted.events)
+    if wanted.status is not None:
+        row.status, row.status_reason = wanted.status, None
+    return _read(row)
+
+
+@router.delete("/{webhook_id}", status_code=204, summary="Remove a webhook", responses=_REFUSALS)
+def delete_webhook(webhook_id: str, who: Admin, session: WriteSession) -> None:
+    """Call it no more."""
+    webhooks.delete(webhooks.get(session, who.tenant_id, webhook_id, for_update=True))
+
+
+@router.post(
+    "/{webhook_id}/rotate-secret",
+    response_model=WebhookSecretRead,
+    summary="Replace the secret",
+    openapi_extra=body_of("SecretRotate", required=False),
+    responses=_WRITING,
+)
+def rotate_secret(
+    webhook_id: str,
+    who: Admin,
+    body: Annotated[Body[SecretRotate], Depends(json_body(SecretRotate, optional=True))],
+    session: WriteSession,
+    settings: SettingsDep,
+) -> Response:
+    """A new secret; messages carry both signatures until the old one ends."""
+    row = webhooks.get(session, who.tenant_id, webhook_id, for_update=True)
+    overlap = timedelta(seconds=body.value.overlap_s)
+    secret = webhooks.rotate(session, row, overlap=overlap, master=settings.installation_secret)
+    return JSONResponse(_with_secret(row, secret), headers={"Cache-Control": "no-store"})
+
+
+@router.post("/{webhook_id}/test", status_code=202, summary="Send a test", responses=_REFUSALS)
+def test_webhook(webhook_id: str, who: Admin, session: WriteSession) -> DeliveryRead:
+    """Queue a message of type `webhook.test`."""
+    row = webhooks.get(session, who.tenant_id, webhook_id)
+    return _read_delivery(webhooks.add_delivery(session, row, webhooks.TEST_EVENT, {}))
+
+
+@router.get("/{webhook_id}/deliveries", summary="List deliveries", responses=_REFUSALS)
+def list_deliveries(
+    webhook_id: str,
+    who: Admin,
+    session: ReadSession,
+    limit: Annotated[int, Query(ge=1, le=100, description="Deliveries per page.")] = 20,
+    after: Annotated[
+        str | None,
+        Query(pattern=r"^dlv_[0-9a-f]{32}$", description="Id of the last delivery before."),
+    ] = None,
+) -> DeliveryPage:
+    """What was sent to a webhook and how it was answered, newest first."""
+    row = webhooks.get(session, who.tenant_id, webhook_id)
+    rows, has_more = webhooks.list_deliveries(session, row, limit=limit, after=after)
+    return DeliveryPage(
+        data=[_read_delivery(one) for one in rows],
+        has_more=has_more,
+        last_id=rows[-1].id if rows else None,
+    )
+
+
+@router.post(
+    "/{webhook_id}/deliveries/{delivery_id}/redeliver",
+    status_code=202,
+    summary="Send again",
+    responses=_REFUSALS,
+)
+def redeliver(webhook_id: str, delivery_id: str, who: Admin, session: WriteSession) -> DeliveryRead:
+    """Queue a message anew, under its old id, so that a receiver can tell it has it."""
+    webhook = webhooks.get(session, who.tenant_id, webhook_id)
+    row = webhooks.get_delivery(session, webhook, delivery_id)
+    webhooks.redeliver(session, row)
+    return _read_delivery(row)
+
+
+def _read(row: Webhook) -> WebhookRead:
+    return WebhookRead.model_validate(
+        {
+            "id": row.id,
+            "url": row.url,
+            "events": row.events,
+            "status": row.status,
+            "status_reason": row.status_reason,
+            "created_at": row.created_at,
+        }
+    )
+
+
+def _read_delivery(row: WebhookDelivery) -> DeliveryRead:
+    return DeliveryRead.model_validate(
+        {
+            "id": row.id,
+            "webhook": row.webhook_id,
+            "event_type": row.event_type,
+            "payload": row.payload,
+            "status": row.status,
+            "attempts": row.num_attempts,
+            "status_code": row.status_code,
+            "error": row.error,
+            "next_at": row.next_at,
+            "created_at": row.created_at,
+            "ended_at": row.ended_at,
+        }
+    )
