@@ -22,7 +22,7 @@ from tests.conftest import new_postgres_database
 from tests.worker.conftest import Submit
 from tests.worker.history import check_history
 from tests.worker.processes import environment_of
-from tests.worker.test_runner import Look, run_until
+from tests.worker.test_runner import submit_interrupted
 from worker import runner
 from worker.workplace import Workplace, open_workplace
 
@@ -30,12 +30,12 @@ Halfway = Callable[[], str]
 
 
 @pytest.fixture
-def halfway(workplace: Workplace, submit: Submit, look: Look) -> Halfway:
+def halfway(workplace: Workplace, submit: Submit, tmp_path: Path) -> Halfway:
     """A job of which a part is committed."""
 
     def run_half() -> str:
-        job_id = submit(increments=4, step_seconds=0.1)
-        run_until(workplace, look, job_id, increment=1)
+        job_id = submit_interrupted(submit, tmp_path)
+        runner.run(workplace, job_id)
         return job_id
 
     return run_half

@@ -312,42 +312,34 @@ def damage(workplace: Workplace, factory: SessionFactory, job_id: str, increment
     path.write_bytes(bytes([content[0] ^ 1]) + content[1:])
 
 
-def run_until(workplace: Workplace, look: Look, job_id: str, increment: int) -> None:
-    """Work on a job until an increment is committed, then give it back."""
-    thread = in_background(workplace, job_id)
-    wait_for(lambda: look(job_id).increments_done >= increment)
-    workplace.stopping.set()
-    thread.join(20)
-    workplace.stopping.clear()
-    assert look(job_id).status is JobStatus.QUEUED
+def submit_interrupted(submit: Submit, directory: Path) -> str:
+    """A job of four increments whose first attempt ends after two."""
+    once = str(directory / "once")
+    return submit(increments=4, misbehave={"increment": 3, "how": "exit", "code": 75, "once": once})
 
 
 def test_a_damaged_head_falls_back_to_the_checkpoint_before(
-    workplace: Workplace, submit: Submit, look: Look, factory: SessionFactory
+    workplace: Workplace, submit: Submit, look: Look, factory: SessionFactory, tmp_path: Path
 ) -> None:
-    job_id = submit(increments=4, step_seconds=0.1)
-    run_until(workplace, look, job_id, increment=2)
-    done = look(job_id).increments_done
-    damage(workplace, factory, job_id, done)
+    job_id = submit_interrupted(submit, tmp_path)
+    runner.run(workplace, job_id)
+    damage(workplace, factory, job_id, 2)
     runner.run(workplace, job_id)
     assert look(job_id).status is JobStatus.SUCCEEDED
     with reading(factory) as session:
         warnings = [e for e in events.list_after(session, job_id) if e.type == "warning"]
         line = checkpoints.increments(session, job_id)
-    assert [(w.data["code"], w.data["increment"]) for w in warnings] == [
-        ("checkpoint_corrupt", done)
-    ]
+    assert [(w.data["code"], w.data["increment"]) for w in warnings] == [("checkpoint_corrupt", 2)]
     assert [i.idx for i in line] == [1, 2, 3, 4]
     check_history(factory, workplace.store, job_id)
 
 
 def test_a_job_without_a_whole_checkpoint_fails(
-    workplace: Workplace, submit: Submit, look: Look, factory: SessionFactory
+    workplace: Workplace, submit: Submit, look: Look, factory: SessionFactory, tmp_path: Path
 ) -> None:
-    job_id = submit(increments=4, step_seconds=0.1)
-    run_until(workplace, look, job_id, increment=2)
-    done = look(job_id).increments_done
-    for increment in (done - 1, done):
+    job_id = submit_interrupted(submit, tmp_path)
+    runner.run(workplace, job_id)
+    for increment in (1, 2):
         damage(workplace, factory, job_id, increment)
     runner.run(workplace, job_id)
     job = look(job_id)
