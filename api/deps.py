@@ -96,6 +96,7 @@ def principal(
             "Send `Authorization: Bearer pk_…`.",
             headers={"WWW-Authenticate": "Bearer"},
         )
+    request.state.principal = who
     request.state.rate_limit = request.app.state.limiter.take(who.key_id)
     for scope in needed.scopes:
         if not who.may(scope):

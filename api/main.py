@@ -12,6 +12,7 @@ from fastapi import Depends, FastAPI
 from fastapi.staticfiles import StaticFiles
 from pydantic import BaseModel
 
+from api.auditing import Auditing
 from api.dashboard import pages, sign_in
 from api.dashboard.rendering import STATIC, build_templates
 from api.errors import install_error_handlers
@@ -24,6 +25,7 @@ from api.rate_limits import RateLimiter
 from api.routes import (
     api_keys,
     attempts,
+    audit,
     checkpoints,
     comparisons,
     estimates,
@@ -50,7 +52,7 @@ from registry.storage import store_for
 
 ROUTES = (
     *(health, estimates, jobs, progress, attempts, checkpoints, files),
-    *(models, comparisons, api_keys, webhooks, usage),
+    *(models, comparisons, api_keys, webhooks, usage, audit),
 )
 BODIES: tuple[type[BaseModel], ...] = (
     *(ApiKeyCreate, ApiKeyRotate, DownloadUrlRequest, JobCreate, PauseRequest),
@@ -89,6 +91,7 @@ def create_app(
         BodyLimit, max_bytes=limits.max_body_bytes, max_upload_bytes=limits.max_upload_bytes
     )
     app.add_middleware(Measured, metrics=app.state.metrics)
+    app.add_middleware(Auditing)
     app.add_middleware(ResponseHeaders)
     install_error_handlers(app)
     app.add_exception_handler(pages.SignInNeeded, pages.redirect_to_sign_in)

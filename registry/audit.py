@@ -1,0 +1,106 @@
+"""The audit log of a tenant: a chain of hashes that shows when a row was changed or taken out."""
+
+import hashlib
+import json
+from dataclasses import dataclass
+
+from sqlalchemy import select
+from sqlalchemy.orm import Session
+
+from registry.db import database_now
+from registry.ids import new_id
+from registry.tables import AuditEntry, Tenant
+
+GENESIS = "0" * 64
+_BATCH = 500
+
+
+@dataclass(frozen=True, kw_only=True)
+class Action:
+    """A request that changed something, or tried to."""
+
+    key_id: str | None
+    action: str
+    object: str
+    status_code: int
+    request_id: str
+    address: str | None
+
+
+def append(session: Session, tenant_id: str, action: Action) -> AuditEntry:
+    """Add the next entry; the tenant's row is locked, so that a chain has no fork."""
+    session.execute(select(Tenant.id).where(Tenant.id == tenant_id).with_for_update())
+    last = session.scalars(
+        select(AuditEntry)
+        .where(AuditEntry.tenant_id == tenant_id)
+        .order_by(AuditEntry.seq.desc())
+        .limit(1)
+    ).one_or_none()
+    row = AuditEntry(
+        tenant_id=tenant_id,
+        seq=last.seq + 1 if last else 1,
+        id=new_id("aud"),
+        key_id=action.key_id,
+        action=action.action,
+        object=action.object,
+        status_code=action.status_code,
+        request_id=action.request_id,
+        address=action.address,
+        created_at=database_now(session),
+        previous_hash=last.hash if last else GENESIS,
+    )
+    row.hash = digest(row)
+    session.add(row)
+    session.flush()
+    return row
+
+
+def digest(row: AuditEntry) -> str:
+    """The hash of an entry, over everything in it and the hash before it."""
+    said = [
+        *(row.tenant_id, row.seq, row.id, row.key_id, row.action, row.object, row.status_code),
+        *(row.request_id, row.address, row.created_at.isoformat(), row.previous_hash),
+    ]
+    return hashlib.sha256(json.dumps(said).encode()).hexdigest()
+
+
+def list_page(
+    session: Session, tenant_id: str, *, limit: int, before: int | None
+) -> tuple[list[AuditEntry], bool]:
+    """Entries, newest first, below the number `before`; and whether more follow."""
+    query = select(AuditEntry).where(AuditEntry.tenant_id == tenant_id)
+    if before is not None:
+        query = query.where(AuditEntry.seq < before)
+    rows = list(session.scalars(query.order_by(AuditEntry.seq.desc()).limit(limit + 1)))
+    return rows[:limit], len(rows) > limit
+
+
+@dataclass(frozen=True)
+class Verdict:
+    """How many entries were read, and the first that is not what was written (None: all are).
+
+    An end that was cut off shows only to who has noted `head` before.
+    """
+
+    entries: int
+    broken_at: int | None
+    head: str
+
+
+def verify(session: Session, tenant_id: str) -> Verdict:
+    """Follow the chain from its beginning."""
+    seq, previous = 0, GENESIS
+    while rows := _after(session, tenant_id, seq):
+        for row in rows:
+            seq += 1
+            right = row.seq == seq and row.previous_hash == previous and row.hash == digest(row)
+            if not right:
+                return Verdict(entries=seq - 1, broken_at=seq, head=previous)
+            previous = row.hash
+        session.expunge_all()
+    return Verdict(entries=seq, broken_at=None, head=previous)
+
+
+def _after(session: Session, tenant_id: str, seq: int) -> list[AuditEntry]:
+    query = select(AuditEntry).where(AuditEntry.tenant_id == tenant_id, AuditEntry.seq > seq)
+    return list(session.scalars(query.order_by(AuditEntry.seq).limit(_BATCH)))
