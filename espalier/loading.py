@@ -7,10 +7,12 @@ Without the import, loading ends in transformers' own list of size mismatches. I
 imports neither torch nor transformers: a family is prepared when its module is first imported.
 """
 
+import copy
 import functools
 import importlib.abc
 import importlib.machinery
 import sys
+import types
 from collections.abc import Callable, Sequence
 from types import ModuleType
 from typing import Any
@@ -57,7 +59,15 @@ def _reading_its_own_config(construct: Callable[..., None]) -> Callable[..., Non
             construct(self, config, layer_idx, *args, **kwargs)
             return
         own = config.per_layer_config[layer_idx]
+        without_attention = own.num_key_value_heads == 0
+        if without_attention:
+            # No family can be built without heads: they are taken out afterwards.
+            own = copy.copy(own)
+            own.num_attention_heads = own.num_key_value_heads = 2
         construct(self, own, layer_idx, *args, **kwargs)
+        if without_attention:
+            _empty(self.self_attn, own.head_dim)
+            silence(self.self_attn)
         # Modules read the attention implementation from their configuration at run time: they must
         # share the model's, or `set_attn_implementation` would no longer reach them.
         for submodule in self.modules():
@@ -89,6 +99,39 @@ class OwnWidths:
 def _shared(module: Any, config: Any, own: Any) -> Any:
     names = _READ_WHEN_RUN.get(type(module).__name__, ())
     return OwnWidths(config, **{name: getattr(own, name) for name in names}) if names else config
+
+
+def silence(attention: Any) -> None:
+    """Let an attention module that has no heads write only its output's bias, in place."""
+    attention.forward = types.MethodType(_attend_to_nothing, attention)
+
+
+def _attend_to_nothing(
+    self: Any, hidden_states: Any, *_args: Any, past_key_values: Any = None, **_kwargs: Any
+) -> tuple[Any, None]:
+    *batch_and_length, _ = hidden_states.shape
+    if past_key_values is not None:
+        # One number a token: the cache asks its first layer how many tokens it has seen.
+        batch, length = batch_and_length
+        rows = hidden_states.new_zeros(batch, 1, length, 1)
+        past_key_values.update(rows, rows, self.layer_idx)
+    return self.o_proj(hidden_states.new_zeros(*batch_and_length, 0)), None
+
+
+def _empty(attention: Any, head_dim: int) -> None:
+    """Take all heads out of an attention module that has some."""
+    for name, module in attention.named_children():
+        weight = getattr(module, "weight", None)
+        if weight is None or weight.shape == (head_dim,):
+            continue  # A norm of each head by itself has none to lose.
+        for parameter in ("weight", "bias"):
+            values = getattr(module, parameter, None)
+            if values is None or (name == "o_proj" and parameter == "bias"):
+                continue
+            kept = values.detach()[:, :0] if name == "o_proj" else values.detach()[:0]
+            setattr(module, parameter, type(values)(kept, requires_grad=values.requires_grad))
+        if weight.dim() == 2:
+            module.out_features, module.in_features = module.weight.shape
 
 
 class _Finder(importlib.abc.MetaPathFinder):

@@ -21,7 +21,11 @@ def _ascending(indices: Sequence[int]) -> bool:
 
 
 class LayerPlan(BaseModel):
-    """What stays of one decoder layer; a layer that keeps nothing is removed whole."""
+    """What stays of one decoder layer.
+
+    Without KV groups its attention block is gone, without channels its MLP block, without both the
+    whole layer.
+    """
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 

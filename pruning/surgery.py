@@ -12,7 +12,7 @@ import torch
 from torch import nn
 from transformers import PretrainedConfig, PreTrainedModel
 
-from espalier.loading import OwnWidths
+from espalier.loading import OwnWidths, silence
 from pruning.errors import InvalidPlan
 from pruning.events import LayerWidths
 from pruning.models.adapter import Adapter, GroupedTensor, adapter_for
@@ -147,8 +147,10 @@ def _cuts(model: PreTrainedModel, plan: PruningPlan, previous: PruningPlan) -> l
     relative, living = plan.relative_to(previous), previous.living
     if len(living) != len(layers):
         raise InvalidPlan(f"the plan before has {len(living)} layers, the model {len(layers)}")
-    if not plan.living:
-        raise InvalidPlan("the plan keeps no layer")
+    if not any(layer.kv_groups for layer in plan.layers):
+        raise InvalidPlan("the plan keeps no attention block")
+    if not any(layer.intermediate for layer in plan.layers):
+        raise InvalidPlan("the plan keeps no MLP block")
     cuts: list[_Cut] = []
     for index, layer in zip(living, layers, strict=True):
         now, before = relative.layers[index], previous.layers[index]
@@ -158,8 +160,6 @@ def _cuts(model: PreTrainedModel, plan: PruningPlan, previous: PruningPlan) -> l
         _check(index, adapter, layer, before)
         kept = _kept_by_span(now, heads_per_group)
         for span, tensors in adapter.by_span(layer).items():
-            if not kept[span]:
-                raise InvalidPlan(f"layer {index}: keeps no {span.replace('_', ' ')}")
             cuts.extend(
                 _Cut(tensor, kept[span])
                 for tensor in tensors
@@ -242,6 +242,8 @@ def _refresh_attributes(model: PreTrainedModel) -> None:
         attention = layer.get_submodule(adapter.family.attention)
         attention.num_key_value_groups = adapter.query_heads_per_group(layer)  # type: ignore[assignment]
         attention.num_key_value_heads = sizes.num_key_value_heads  # type: ignore[assignment]
+        if sizes.num_key_value_heads == 0:
+            silence(attention)
         if adapter.family.attention_reads_config:
             own = OwnWidths(model.config, num_attention_heads=sizes.num_attention_heads)
             attention.config = own  # type: ignore[assignment]
@@ -255,6 +257,8 @@ def _set_widths(config: PretrainedConfig, widths: LayerWidths) -> None:
 
 def _is_accepted(config: PretrainedConfig, widths: LayerWidths) -> bool:
     """Whether the family takes these model-wide: Llama wants heads to divide the hidden size."""
+    if 0 in widths.model_dump().values():
+        return False
     trial = copy.deepcopy(config)
     try:
         _set_widths(trial, widths)

@@ -78,6 +78,8 @@ def open_accounts(
         if constraints.protects(index, len(plan.layers)):
             continue
         for axis in axes:
+            if not (layer.intermediate if axis == "intermediate" else layer.kv_groups):
+                continue  # Its block is gone.
             kept, importances = _ranked(index, axis, layer, scores.layers[index], geometry)
             accounts.append(
                 Account(

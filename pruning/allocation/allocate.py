@@ -2,7 +2,7 @@
 
 from pruning.allocation.accounts import Account, num_removable, open_accounts, plan_after
 from pruning.allocation.debt import Debt, LayerDebt
-from pruning.allocation.depth import drop_layers
+from pruning.allocation.depth import DEPTH_AXES, drop_pieces
 from pruning.allocation.equal_marginal import cheapest_same_widths, cheapest_widths
 from pruning.allocation.per_layer import open_ledgers, pay_down, settle
 from pruning.allocation.rates import AXIS_RATES, layer_adaptive_rates
@@ -44,11 +44,12 @@ def allocate(
     if shape is not None:
         on_the_way = shape_plan(scores, plan, geometry, shape=shape, target=target_num_parameters)
         return on_the_way, Debt.none(len(plan.layers))
-    if "layer" in axes:
-        kept = drop_layers(
+    if axes[0] in DEPTH_AXES:
+        kept = drop_pieces(
             scores,
             plan,
             geometry,
+            axes=axes,
             target=target_num_parameters,
             constraints=allocation.constraints,
         )

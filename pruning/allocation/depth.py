@@ -1,30 +1,41 @@
-"""Whole layers, least important first (ShortGPT, arXiv 2403.03853): the depth of a model."""
+"""Whole layers and blocks, least important first: the depth of a model.
+
+ShortGPT (arXiv 2403.03853) drops layers; attention and MLP blocks apart: What Matters in
+Transformers (arXiv 2406.15786).
+"""
 
 from collections.abc import Sequence
 
 from pruning.errors import TargetUnreachable
 from pruning.models.geometry import Geometry
 from pruning.plan import GONE, PruningPlan
-from pruning.recipe import Constraints
-from pruning.scores import Scores
+from pruning.recipe import Axis, Constraints
+from pruning.scores import LayerScores, Scores
+
+DEPTH_AXES: tuple[Axis, ...] = ("layer", "attention_block", "mlp_block")
+
+Piece = tuple[int, Axis]
+"""A layer of a plan, and what of it goes."""
 
 
-def drop_layers(
-    scores: Scores, plan: PruningPlan, geometry: Geometry, *, target: int, constraints: Constraints
+def drop_pieces(
+    scores: Scores,
+    plan: PruningPlan,
+    geometry: Geometry,
+    *,
+    axes: tuple[Axis, ...],
+    target: int,
+    constraints: Constraints,
 ) -> PruningPlan:
-    """`plan` without the layers that change the residual stream least, at most `target` parameters.
+    """`plan` without the layers or blocks that change the residual stream least for their size.
 
-    One layer always stays. `scores` hold one entry per layer of `plan`.
+    At most `target` parameters; one layer, attention block and MLP block always stay. `scores` hold
+    one entry per layer of `plan`.
 
     Raises:
-        TargetUnreachable: the layers that must stay are more than the target.
+        TargetUnreachable: what must stay is more than the target.
     """
-    order = sorted(
-        (i for i in plan.living if not constraints.protects(i, len(plan.layers))),
-        key=lambda index: (scores.layers[index].layer_importance, index),
-    )
-    if len(order) == len(plan.living):
-        order = order[:-1]
+    order = _order(scores, plan, geometry, axes, constraints)
     floor = geometry.num_parameters(without(plan, order))
     if floor > target:
         raise TargetUnreachable(
@@ -33,21 +44,64 @@ def drop_layers(
             hint="raise the target, or protect fewer layers",
             limit=floor,
         )
-    dropped: list[int] = []
-    for index in order:
+    dropped: list[Piece] = []
+    for piece in order:
         if geometry.num_parameters(without(plan, dropped)) <= target:
             break
-        dropped.append(index)
-    for index in reversed(dropped):
-        # Layers of unequal size: the last one may have made a smaller one before it needless.
-        rest = [other for other in dropped if other != index]
+        dropped.append(piece)
+    for piece in reversed(dropped):
+        # Of unequal sizes, the last one may have made a smaller one before it needless.
+        rest = [other for other in dropped if other != piece]
         if geometry.num_parameters(without(plan, rest)) <= target:
             dropped = rest
     return without(plan, dropped)
 
 
-def without(plan: PruningPlan, dropped: Sequence[int]) -> PruningPlan:
-    """`plan` with the layers `dropped` gone."""
-    return PruningPlan(
-        layers=tuple(GONE if i in dropped else layer for i, layer in enumerate(plan.layers))
-    )
+def without(plan: PruningPlan, dropped: Sequence[Piece]) -> PruningPlan:
+    """`plan` with some pieces gone."""
+    layers = list(plan.layers)
+    for index, axis in dropped:
+        if axis == "layer":
+            layers[index] = GONE
+        elif axis == "attention_block":
+            nothing = {"kv_groups": (), "query_heads": ()}
+            layers[index] = layers[index].model_copy(update=nothing)
+        else:
+            layers[index] = layers[index].model_copy(update={"intermediate": ()})
+    return PruningPlan(layers=tuple(layers))
+
+
+def _order(
+    scores: Scores,
+    plan: PruningPlan,
+    geometry: Geometry,
+    axes: tuple[Axis, ...],
+    constraints: Constraints,
+) -> list[Piece]:
+    """All pieces that may go, the least importance per parameter first."""
+    ranked: list[tuple[float, Piece]] = []
+    for axis in axes:
+        there = [index for index in plan.living if _has(plan, index, axis)]
+        able = [index for index in there if not constraints.protects(index, len(plan.layers))]
+        cost = {i: _cost(plan, geometry, (i, axis)) for i in able}
+        found = sorted((_importance(scores.layers[i], axis) / cost[i], (i, axis)) for i in able)
+        # One always stays.
+        ranked += found[:-1] if len(able) == len(there) else found
+    return [piece for _, piece in sorted(ranked)]
+
+
+def _has(plan: PruningPlan, index: int, axis: Axis) -> bool:
+    layer = plan.layers[index]
+    if axis == "layer":
+        return True
+    return bool(layer.kv_groups if axis == "attention_block" else layer.intermediate)
+
+
+def _cost(plan: PruningPlan, geometry: Geometry, piece: Piece) -> int:
+    return geometry.num_parameters(plan) - geometry.num_parameters(without(plan, [piece]))
+
+
+def _importance(scores: LayerScores, axis: Axis) -> float:
+    if axis == "layer":
+        return scores.layer_importance
+    return scores.attention_importance if axis == "attention_block" else scores.mlp_importance

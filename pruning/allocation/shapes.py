@@ -51,7 +51,8 @@ def shape_plan(
 
     def plan_at(step: int) -> PruningPlan:
         order = sorted(plan.living, key=lambda i: (scores.layers[i].layer_importance, i))
-        shallower = without(plan, order[: (num_layers - depth) * step // _STEPS])
+        fewest = order[: (num_layers - depth) * step // _STEPS]
+        shallower = without(plan, [(index, "layer") for index in fewest])
         return _narrowed(scores, shallower, geometry, _between(now, last, step))
 
     steps = range(_STEPS + 1)

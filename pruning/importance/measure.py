@@ -139,6 +139,8 @@ class _LayerMeasurement:
         """Score the input channels of the output projections, and sum them over heads."""
         for span, moments in self.moments.items():
             tensor = self._output_projection(span)
+            if tensor.num_groups == 0:
+                continue
             channels_C = self._channel_importance(moments, tensor.parameter.detach())
             deviation = channels_C.std(correction=0).item()
             self.sums[span] = channels_C.view(-1, tensor.repeats).sum(dim=1)
@@ -171,7 +173,8 @@ class _LayerMeasurement:
 
     def scores(self, num_batches: int) -> LayerScores:
         key_value_K, query_N = self.sums["key_value_head"], self.sums["query_head"]
-        query_KR = query_N.view(len(key_value_K), -1)
+        num_groups = len(key_value_K)
+        query_KR = query_N.view(num_groups, len(query_N) // max(1, num_groups))
         return LayerScores(
             intermediate=self.sums["channel"].cpu(),
             kv_groups=(key_value_K + query_KR.sum(dim=1)).cpu(),

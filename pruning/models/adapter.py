@@ -3,6 +3,7 @@
 Shapes: G groups, E entries of a tensor along the pruned dimension, `repeats = E / G`.
 """
 
+import math
 from dataclasses import dataclass
 from typing import Literal
 
@@ -55,7 +56,8 @@ class GroupedTensor:
     @property
     def entries_per_group(self) -> int:
         """Parameters that go with one group."""
-        return self.repeats * (self.parameter.numel() // self.parameter.shape[self.dim])
+        rest = [size for dim, size in enumerate(self.parameter.shape) if dim != self.dim]
+        return self.repeats * math.prod(rest)
 
     def indices(self, groups: torch.Tensor) -> torch.Tensor:
         """Entries [G * repeats] of the given groups [G], in order."""
@@ -65,6 +67,8 @@ class GroupedTensor:
     def sum_by_group(self, values: torch.Tensor) -> torch.Tensor:
         """Sum a tensor of the parameter's shape to fp32 [G]."""
         values = values.narrow(self.dim, self.start, self.num_entries)
+        if self.num_groups == 0:
+            return torch.zeros(0, device=values.device)
         by_entry = values.transpose(0, self.dim).flatten(1) if values.dim() > 1 else values[:, None]
         return by_entry.reshape(self.num_groups, -1).sum(dim=1, dtype=torch.float32)
 
@@ -115,7 +119,9 @@ class Adapter:
 
     def query_heads_per_group(self, layer: nn.Module) -> int:
         spans = self.by_span(layer)
-        return spans["query_head"][0].num_groups // spans["key_value_head"][0].num_groups
+        num_groups = spans["key_value_head"][0].num_groups
+        # Where the attention block is gone there is none to ask; one keeps all counts defined.
+        return spans["query_head"][0].num_groups // num_groups if num_groups else 1
 
     def group_cost(self, layer: nn.Module, axis: Axis) -> int:
         """Parameters that one group of `axis` holds in `layer`."""
@@ -174,9 +180,10 @@ def adapter_for(config: PretrainedConfig) -> Adapter:
             hint=f"supported: {', '.join(sorted(FAMILIES))}",
         )
     # A plan keeps as many query heads in each group of a layer, so every layer divides evenly.
-    widths = config.per_layer_config[0]
+    every = [config.per_layer_config[index] for index in range(config.num_hidden_layers)]
+    widths = next((own for own in every if own.num_key_value_heads), every[0])
     num_heads, num_kv_heads = widths.num_attention_heads, widths.num_key_value_heads
-    if num_heads % num_kv_heads:
+    if num_kv_heads == 0 or num_heads % num_kv_heads:
         raise InvalidModel(
             f"{num_heads} query heads do not share {num_kv_heads} KV heads evenly", param="model"
         )

@@ -100,12 +100,47 @@ def test_gradient_checkpointing_gives_the_same_gradients(saved: Path) -> None:
     torch.testing.assert_close(found[0], found[1])
 
 
+@pytest.mark.parametrize("family", ["llama", "qwen3"])
+def test_low_rank_adapters_train_and_merge(family: str, tmp_path: Path) -> None:
+    peft = pytest.importorskip("peft")
+    model = make_tiny_model(family)
+    prune_unevenly(model)
+    model.save_pretrained(tmp_path)
+    opened = AutoModelForCausalLM.from_pretrained(tmp_path)
+    targets = ["q_proj", "down_proj"]
+    adapted = peft.get_peft_model(
+        opened, peft.LoraConfig(r=2, target_modules=targets, init_lora_weights=False)
+    )
+    ids = random_ids()
+    adapted(input_ids=ids, labels=ids).loss.backward()
+    expected = logits(adapted)
+    torch.testing.assert_close(logits(adapted.merge_and_unload()), expected, atol=1e-3, rtol=1e-3)
+
+
 def test_the_attention_implementation_can_still_be_changed(saved: Path) -> None:
     model = AutoModelForCausalLM.from_pretrained(saved)
     before = logits(model)
     model.set_attn_implementation("eager")
     assert model.get_submodule("model.layers.2.self_attn").config._attn_implementation == "eager"
     torch.testing.assert_close(logits(model), before, atol=1e-4, rtol=1e-4)
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+def test_equal_layers_open_bit_equal(family: str, tmp_path: Path) -> None:
+    model = make_tiny_model(family)
+    base = unpruned_plan(model)
+    layer = LayerPlan(intermediate=tuple(range(40)), kv_groups=(0, 2))
+    apply_plan(model, PruningPlan(layers=(layer,) * 3), previous=base)
+    assert not model.config.is_heterogeneous
+    model.save_pretrained(tmp_path)
+    reopened = AutoModelForCausalLM.from_pretrained(tmp_path)
+    assert torch.equal(logits(reopened), logits(model))
+    prompt = random_ids(num_sequences=1, length=6)
+    settings = {"max_new_tokens": 6, "do_sample": False, "eos_token_id": None}
+    assert (
+        reopened.generate(prompt, **settings).tolist()
+        == model.generate(prompt, **settings).tolist()
+    )
 
 
 def test_equal_layers_are_saved_as_an_ordinary_model(tmp_path: Path) -> None:
@@ -175,3 +210,35 @@ def test_layers_with_fewer_query_heads_open_bit_equal(tmp_path: Path) -> None:
     apply_plan(model, plan, previous=base)
     model.save_pretrained(tmp_path)
     assert torch.equal(logits(AutoModelForCausalLM.from_pretrained(tmp_path)), logits(model))
+
+
+@pytest.fixture(scope="module", params=FAMILIES)
+def without_blocks(request: pytest.FixtureRequest) -> PreTrainedModel:
+    """The first layer has no attention block, the second no MLP block."""
+    model = make_tiny_model(request.param)
+    base = unpruned_plan(model)
+    no_attention = base.layers[0].model_copy(update={"kv_groups": ()})
+    no_mlp = base.layers[1].model_copy(update={"intermediate": ()})
+    plan = PruningPlan(layers=(no_attention, no_mlp, base.layers[2]))
+    apply_plan(model, plan, previous=base)
+    return model
+
+
+def test_a_model_without_some_blocks_opens_bit_equal(
+    without_blocks: PreTrainedModel, tmp_path: Path
+) -> None:
+    without_blocks.save_pretrained(tmp_path)
+    opened = AutoModelForCausalLM.from_pretrained(tmp_path)
+    assert layer_widths(opened) == layer_widths(without_blocks)
+    assert torch.equal(logits(opened), logits(without_blocks))
+
+
+@pytest.mark.parametrize("cache", ["dynamic", "static"])
+def test_a_model_without_its_first_attention_generates_with_a_cache_as_without(
+    without_blocks: PreTrainedModel, cache: str
+) -> None:
+    prompt = random_ids(num_sequences=1, length=6)
+    settings = {"max_new_tokens": 6, "do_sample": False, "eos_token_id": None}
+    plain = without_blocks.generate(prompt, **settings, use_cache=False)
+    cached = without_blocks.generate(prompt, **settings, cache_implementation=cache)
+    assert cached.tolist() == plain.tolist()

@@ -502,6 +502,7 @@ def test_a_uniform_layout_is_open_to_global_rankings(kind: AllocationKind) -> No
     assert target - one_step < geometry.num_parameters(pruned) <= target
 
 
+@settings(deadline=None)
 @given(st.integers(2, 8), st.floats(0, 0.9), st.integers(0, 99))
 def test_the_least_important_layers_go_whole(layers: int, share: float, seed: int) -> None:
     plan = whole(layers=layers, intermediate=16, kv_groups=2)
@@ -551,3 +552,61 @@ def test_protected_layers_are_not_dropped() -> None:
         else:
             assert reachable
             assert pruned.living == (0, 2)
+
+
+block_axes = st.sampled_from(
+    [("attention_block",), ("mlp_block",), ("attention_block", "mlp_block")]
+)
+
+
+@settings(deadline=None)
+@given(block_axes, st.integers(2, 7), st.floats(0, 0.7), st.integers(0, 99))
+def test_blocks_go_until_the_target_is_met_to_within_one(
+    axes: tuple[Axis, ...], layers: int, share: float, seed: int
+) -> None:
+    plan = whole(layers=layers, intermediate=16, kv_groups=2)
+    geometry = make_geometry(layers=layers)
+    target = geometry.num_parameters(plan) - round(share * prunable(geometry, plan))
+    try:
+        pruned, _ = allocate(
+            make_scores(plan, seed=seed),
+            plan,
+            geometry,
+            target_num_parameters=target,
+            allocation=Allocation(),
+            axes=axes,
+        )
+    except TargetUnreachable:
+        return
+    largest = max(
+        2 * geometry.group_costs[0]["kv_group"], 16 * geometry.group_costs[0]["intermediate"]
+    )
+    assert target - largest < geometry.num_parameters(pruned) <= target
+    assert any(layer.kv_groups for layer in pruned.layers)
+    assert any(layer.intermediate for layer in pruned.layers)
+    for layer in pruned.layers:
+        assert len(layer.intermediate) in (0, 16)
+        assert len(layer.kv_groups) in (0, 2)
+
+
+def test_the_least_important_block_for_its_size_goes_first() -> None:
+    plan = whole(layers=3, intermediate=16, kv_groups=2)
+    geometry, scores = make_geometry(layers=3), make_scores(plan)
+    scores = Scores(
+        tuple(
+            dataclasses.replace(layer, attention_importance=attention, mlp_importance=mlp)
+            for layer, attention, mlp in zip(
+                scores.layers, (0.5, 1e-6, 0.5), (0.4, 0.4, 0.4), strict=True
+            )
+        )
+    )
+    pruned, _ = allocate(
+        scores,
+        plan,
+        geometry,
+        target_num_parameters=geometry.num_parameters(plan) - 1,
+        allocation=Allocation(),
+        axes=("attention_block", "mlp_block"),
+    )
+    assert [bool(layer.kv_groups) for layer in pruned.layers] == [True, False, True]
+    assert all(layer.intermediate for layer in pruned.layers)

@@ -96,3 +96,23 @@ def test_a_preset_in_several_cuts_resumes_to_the_same_model(
     assert expected.keys() == found.keys()
     assert all(torch.equal(expected[name], found[name]) for name in expected)
     assert count_parameters(opened(second)) < count_parameters(opened(first))
+
+
+@pytest.mark.parametrize("kind", ["block_influence", "taylor", "fluctuation"])
+def test_blocks_can_go_in_several_cuts_with_training_between(
+    kind: str, deep_model: Path, tmp_path: Path
+) -> None:
+    recipe = make_recipe(
+        deep_model,
+        write_corpus(tmp_path / "text.jsonl"),
+        axes=["attention_block", "mlp_block"],
+        importance={"kind": kind, **SMALL["importance"]},
+        target="40%",
+    )
+    _, second, last = published_by(recipe, tmp_path / "out")
+    resumed = published_by(recipe, tmp_path / "again", resume_from=second)
+    expected, found = (opened(d).state_dict() for d in (last, resumed[-1]))
+    assert expected.keys() == found.keys()
+    assert all(torch.equal(expected[name], found[name]) for name in expected)
+    plan = read_manifest(last).plan
+    assert any(not layer.kv_groups or not layer.intermediate for layer in plan.layers)

@@ -160,8 +160,7 @@ def test_training_after_a_cut_goes_on_as_under_a_mask(tiny_llama: PreTrainedMode
 @pytest.mark.parametrize(
     ("layer", "message"),
     [
-        (LayerPlan(intermediate=(), kv_groups=(0,)), "keeps no channel"),
-        (LayerPlan(intermediate=(0,), kv_groups=()), "keeps no key value head"),
+        (LayerPlan(intermediate=(0,), kv_groups=(9,)), "removed before"),
         (LayerPlan(intermediate=(0, 999), kv_groups=(0,)), "removed before"),
     ],
 )
@@ -262,6 +261,44 @@ def test_the_optimizer_forgets_a_dropped_layer(tiny_llama: PreTrainedModel) -> N
 
 def test_a_plan_without_layers_is_refused(tiny_llama: PreTrainedModel) -> None:
     base = unpruned_plan(tiny_llama)
-    with pytest.raises(InvalidPlan, match="keeps no layer"):
+    with pytest.raises(InvalidPlan, match="keeps no attention block"):
         apply_plan(tiny_llama, without(base, 0, 1, 2), previous=base)
     assert len(layer_widths(tiny_llama)) == 3
+
+
+def bare(
+    plan: PruningPlan, *, attention: tuple[int, ...] = (), mlp: tuple[int, ...] = ()
+) -> PruningPlan:
+    """`plan` without the attention or MLP blocks of some layers."""
+    changes = {i: {"kv_groups": (), "query_heads": ()} for i in attention}
+    for i in mlp:
+        changes.setdefault(i, {})["intermediate"] = ()
+    return PruningPlan(
+        layers=tuple(
+            layer.model_copy(update=changes.get(i, {})) for i, layer in enumerate(plan.layers)
+        )
+    )
+
+
+BLOCKS = {
+    "first_attention": {"attention": (0,)},
+    "mlp": {"mlp": (1,)},
+    "both": {"attention": (0, 2), "mlp": (1, 2)},
+}
+
+
+@pytest.mark.parametrize("blocks", BLOCKS.values(), ids=BLOCKS)
+@pytest.mark.parametrize("family", FAMILIES)
+def test_dropping_blocks_equals_masking_them(
+    family: str, blocks: dict[str, tuple[int, ...]]
+) -> None:
+    model = make_tiny_model(family)
+    masked, base, geometry = copy.deepcopy(model), unpruned_plan(model), geometry_of(model)
+    plan = bare(random_plan(model), **blocks)
+    apply_mask(masked, plan, previous=base)
+    apply_plan(model, plan, previous=base)
+    expected = logits(masked)
+    assert (logits(model) - expected).abs().max() < 1e-5 * expected.abs().max()
+    assert count_parameters(model) == geometry.num_parameters(plan)
+    assert layer_widths(model) == geometry.widths(plan)
+    assert geometry_of(model, plan).num_parameters(plan) == count_parameters(model)
