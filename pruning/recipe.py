@@ -316,6 +316,9 @@ class Importance(Part):
     ridge: float = Field(
         0.03, gt=0, lt=1, description="By how much the diagonal of input moments is raised."
     )
+    token_weights: Literal["gradient", "equal"] = Field(
+        "gradient", description="`fisher`: what a token counts for in the input moments."
+    )
 
 
 class Constraints(Part):

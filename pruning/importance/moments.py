@@ -36,16 +36,25 @@ class Moments:
 
 
 def measure_moments(
-    model: PreTrainedModel, batches: Sequence[Tensor], *, precision: Precision, gradients: bool
+    model: PreTrainedModel,
+    batches: Sequence[Tensor],
+    *,
+    precision: Precision,
+    gradients: bool,
+    weigh_tokens: bool = True,
 ) -> Moments:
     """One pass over token ids [B, T] on the model's device; weights, flags and mode stay.
+
+    `weigh_tokens` False counts every token alike even where there are gradients to weigh it by.
 
     Raises:
         InvalidData: there is no batch.
     """
     if not batches:
         raise InvalidData("no calibration text", param="data")
-    sums = {key: _Sums(tensor.module) for key, tensor in output_projections(model).items()}
+    sums = {
+        key: _Sums(tensor.module, weigh_tokens) for key, tensor in output_projections(model).items()
+    }
     with _frozen(model), ExitStack() as stack:
         for handle in (s.watch() for s in sums.values()):
             stack.callback(handle.remove)
@@ -89,6 +98,7 @@ class _Sums:
     """The two moments of one projection while they are gathered."""
 
     module: nn.Module
+    weigh_tokens: bool
     inputs: _Mean = field(default_factory=_Mean)
     gradients: _Mean = field(default_factory=_Mean)
 
@@ -107,11 +117,14 @@ class _Sums:
         )
 
     def _after_backward(self, inputs_NI: Tensor, grads_NO: Tensor) -> None:
-        norms_N = grads_NO.float().norm(dim=1, keepdim=True)
-        # Back in the dtype of the products: H stays the exact moment of vectors very close to x.
-        weighted_NI = (inputs_NI * norms_N).to(inputs_NI.dtype)
-        self.inputs.add(weighted_NI, float(norms_N.square().sum()))
         self.gradients.add(grads_NO, len(grads_NO))
+        if not self.weigh_tokens:
+            self.inputs.add(inputs_NI, len(inputs_NI))
+            return
+        norms_N1 = grads_NO.float().norm(dim=1, keepdim=True)
+        # Back in the dtype of the products: H stays the exact moment of vectors very close to x.
+        weighted_NI = (inputs_NI * norms_N1).to(inputs_NI.dtype)
+        self.inputs.add(weighted_NI, float(norms_N1.square().sum()))
 
 
 @torch.no_grad()

@@ -66,5 +66,9 @@ def _fisher_scores(run: Run, moments: Moments) -> Scores:
 
 def _moments(run: Run, batches: Sequence[Tensor], *, gradients: bool) -> Moments:
     return measure_moments(
-        run.model, batches, precision=run.recipe.recovery.precision, gradients=gradients
+        run.model,
+        batches,
+        precision=run.recipe.recovery.precision,
+        gradients=gradients,
+        weigh_tokens=run.recipe.importance.token_weights == "gradient",
     )

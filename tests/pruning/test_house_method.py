@@ -86,6 +86,8 @@ def test_moments_are_means_over_all_tokens_inputs_by_squared_gradient(family: st
     weighted = (x * weight).T @ x / weight.sum()
     torch.testing.assert_close(moments.inputs[1, "intermediate"], weighted, rtol=1e-3, atol=1e-5)
     torch.testing.assert_close(unweighted, x.T @ x / len(x), rtol=1e-3, atol=1e-5)
+    alike = measure_moments(model, BATCHES, precision="float32", gradients=True, weigh_tokens=False)
+    torch.testing.assert_close(alike.inputs[1, "intermediate"], unweighted, rtol=1e-3, atol=1e-5)
     torch.testing.assert_close(
         moments.gradients[1, "intermediate"], g.T @ g / len(g), rtol=1e-3, atol=1e-6
     )
