@@ -20,12 +20,15 @@ from typing import Any
 DECODER_LAYERS = {
     "transformers.models.llama.modeling_llama": "LlamaDecoderLayer",
     "transformers.models.mistral.modeling_mistral": "MistralDecoderLayer",
+    "transformers.models.ministral.modeling_ministral": "MinistralDecoderLayer",
     "transformers.models.qwen2.modeling_qwen2": "Qwen2DecoderLayer",
     "transformers.models.qwen3.modeling_qwen3": "Qwen3DecoderLayer",
     "transformers.models.smollm3.modeling_smollm3": "SmolLM3DecoderLayer",
     "transformers.models.granite.modeling_granite": "GraniteDecoderLayer",
     "transformers.models.olmo2.modeling_olmo2": "Olmo2DecoderLayer",
+    "transformers.models.olmo3.modeling_olmo3": "Olmo3DecoderLayer",
     "transformers.models.phi3.modeling_phi3": "Phi3DecoderLayer",
+    "transformers.models.gemma.modeling_gemma": "GemmaDecoderLayer",
     "transformers.models.gemma2.modeling_gemma2": "Gemma2DecoderLayer",
     "transformers.models.gemma3.modeling_gemma3": "Gemma3DecoderLayer",
 }

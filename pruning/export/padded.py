@@ -5,6 +5,7 @@ so any engine that runs the base model runs this. It saves no memory beyond the 
 """
 
 import copy
+import itertools
 import math
 from typing import cast
 
@@ -42,6 +43,8 @@ def _fill(adapter: Adapter, wide: nn.Module, narrow: nn.Module) -> None:
     """Copy a layer's groups to the front of a wider one's, query heads to their KV head's."""
     into, tensors = adapter.by_span(wide), adapter.by_span(narrow)
     per_group = adapter.query_heads_per_group(wide), adapter.query_heads_per_group(narrow)
+    for target in itertools.chain.from_iterable(into.values()):
+        target.parameter.zero_()
     for span, narrow_tensors in tensors.items():
         for target, tensor in zip(into[span], narrow_tensors, strict=True):
             groups = torch.arange(tensor.num_groups)
@@ -49,10 +52,8 @@ def _fill(adapter: Adapter, wide: nn.Module, narrow: nn.Module) -> None:
                 groups = groups // per_group[1] * per_group[0] + groups % per_group[1]
             # A norm over all heads now averages over the zeros too.
             scale = math.sqrt(tensor.num_groups / target.num_groups) if tensor.normalises else 1.0
-            target.parameter.zero_()
-            target.parameter.index_copy_(
-                tensor.dim, target.indices(groups), tensor.parameter * scale
-            )
+            kept = tensor.parameter.narrow(tensor.dim, tensor.start, tensor.num_entries)
+            target.parameter.index_copy_(tensor.dim, target.indices(groups), kept * scale)
 
 
 def _equal_config(

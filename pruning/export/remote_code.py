@@ -12,6 +12,7 @@ from pathlib import Path
 from transformers import PreTrainedModel
 
 from pruning.errors import ExportRefused
+from pruning.models.adapter import adapter_for
 
 MODELING_NAME = "modeling_espalier"
 
@@ -58,6 +59,12 @@ def export_remote_code(model: PreTrainedModel, checkpoint: Path, directory: Path
     """
     if not model.config.is_heterogeneous:
         raise ExportRefused("remote_code: all layers are equal, so the checkpoint needs no code")
+    if adapter_for(model.config).family.attention_reads_config:
+        raise ExportRefused(
+            f"remote_code: {model.config.model_type} asks the configuration for its layers' sizes "
+            "while it runs",
+            hint="import espalier.loading, or export as padded",
+        )
     for path in checkpoint.iterdir():
         if path.is_file() and path.name not in ("config.json", "manifest.json", "README.md"):
             _link(path, directory / path.name)

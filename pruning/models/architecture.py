@@ -31,12 +31,15 @@ _GEMMA = {"norms_per_layer": 4, "tied": True, "head_dim": 256}
 _TRAITS: Mapping[str, _Traits] = {
     "llama": _Traits(mlp_bias=True),
     "mistral": _Traits(projection_bias=False),
+    "ministral": _Traits(projection_bias=False),
     "qwen2": _Traits(projection_bias=True),
     "qwen3": _Traits(qk_norm="head", head_dim=128),
     "smollm3": _Traits(mlp_bias=True, tied=True),
     "granite": _Traits(mlp_bias=True),
     "olmo2": _Traits(qk_norm="flat"),
+    "olmo3": _Traits(qk_norm="flat"),
     "phi3": _Traits(projection_bias=False),
+    "gemma": _Traits(tied=True, head_dim=256),
     "gemma2": _Traits(**_GEMMA),  # type: ignore[arg-type]  # A mapping of mixed values.
     "gemma3_text": _Traits(**_GEMMA, qk_norm="head"),  # type: ignore[arg-type]
 }

@@ -66,11 +66,13 @@ FAMILIES: dict[str, Family] = {
     for family in (
         Family(model_type="llama", bias_flags=_BIAS_FLAGS),
         Family(model_type="mistral"),
+        Family(model_type="ministral"),
         Family(model_type="qwen2"),
         Family(model_type="qwen3"),
         Family(model_type="smollm3", bias_flags=_BIAS_FLAGS),
         Family(model_type="granite", bias_flags=_BIAS_FLAGS),
         Family(model_type="olmo2", kv_group=Family.kv_group + _FLAT_QK_NORM, mlp_input="mlp"),
+        Family(model_type="olmo3", kv_group=Family.kv_group + _FLAT_QK_NORM, mlp_input="mlp"),
         Family(
             model_type="phi3",
             intermediate=(
@@ -86,6 +88,7 @@ FAMILIES: dict[str, Family] = {
             ),
             attention_reads_config=True,
         ),
+        Family(model_type="gemma"),
         Family(model_type="gemma2", mlp_input="pre_feedforward_layernorm"),
         Family(model_type="gemma3_text", mlp_input="pre_feedforward_layernorm"),
     )

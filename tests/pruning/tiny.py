@@ -24,6 +24,7 @@ CORPUS = (
 FAMILIES: dict[str, tuple[str, str, dict[str, Any]]] = {
     "llama": ("LlamaConfig", "LlamaForCausalLM", {"attention_bias": True, "mlp_bias": True}),
     "mistral": ("MistralConfig", "MistralForCausalLM", {"sliding_window": None}),
+    "ministral": ("MinistralConfig", "MinistralForCausalLM", {"head_dim": 8}),
     "qwen2": ("Qwen2Config", "Qwen2ForCausalLM", {}),
     "qwen3": ("Qwen3Config", "Qwen3ForCausalLM", {"head_dim": 8}),
     "smollm3": ("SmolLM3Config", "SmolLM3ForCausalLM", {}),
@@ -33,7 +34,9 @@ FAMILIES: dict[str, tuple[str, str, dict[str, Any]]] = {
         {"residual_multiplier": 0.5, "attention_multiplier": 0.35},
     ),
     "olmo2": ("Olmo2Config", "Olmo2ForCausalLM", {"rms_norm_eps": 1e-9}),
+    "olmo3": ("Olmo3Config", "Olmo3ForCausalLM", {"rms_norm_eps": 1e-9}),
     "phi3": ("Phi3Config", "Phi3ForCausalLM", {}),
+    "gemma": ("GemmaConfig", "GemmaForCausalLM", {"head_dim": 8, "initializer_range": 0.05}),
     "gemma2": ("Gemma2Config", "Gemma2ForCausalLM", {"head_dim": 8}),
     "gemma3_text": ("Gemma3TextConfig", "Gemma3ForCausalLM", {"head_dim": 8}),
 }
