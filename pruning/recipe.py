@@ -42,8 +42,12 @@ class HubModel(Part):
     """A model repository on a hub; `revision` is pinned to a commit when the run starts."""
 
     source: Literal["hub"] = "hub"
-    id: str = Field(pattern=r"^[\w.-]+(/[\w.-]+)?$", max_length=200)
-    revision: str = Field("main", pattern=r"^[\w./-]+$", max_length=200)
+    id: str = Field(
+        pattern=r"^[\w.-]+(/[\w.-]+)?$", max_length=200, description="Repository, `org/name`."
+    )
+    revision: str = Field(
+        "main", pattern=r"^[\w./-]+$", max_length=200, description="Branch, tag or commit."
+    )
     credential: str | None = Field(None, description="Id of a stored credential for gated models.")
 
 
@@ -51,8 +55,10 @@ class PathModel(Part):
     """A model directory, or one GGUF file in it, on the worker's own disk."""
 
     source: Literal["path"] = "path"
-    path: str = Field(min_length=1, max_length=4096)
-    gguf_file: str | None = Field(None, pattern=r"^[^/\\]+\.gguf$", max_length=255)
+    path: str = Field(min_length=1, max_length=4096, description="Directory, absolute.")
+    gguf_file: str | None = Field(
+        None, pattern=r"^[^/\\]+\.gguf$", max_length=255, description="Name of the GGUF file in it."
+    )
 
 
 ModelSource = Annotated[HubModel | PathModel, Field(discriminator="source")]
@@ -75,11 +81,11 @@ def parse_model(text: str) -> dict[str, Any]:
 class Shape(Part):
     """A uniform architecture to prune to (Sheared-LLaMA's target shape); absent means unchanged."""
 
-    hidden_size: int | None = Field(None, gt=0)
-    intermediate_size: int | None = Field(None, gt=0)
-    num_attention_heads: int | None = Field(None, gt=0)
-    num_key_value_heads: int | None = Field(None, gt=0)
-    num_hidden_layers: int | None = Field(None, gt=0)
+    hidden_size: int | None = Field(None, gt=0, description="Width of the residual stream.")
+    intermediate_size: int | None = Field(None, gt=0, description="MLP channels per layer.")
+    num_attention_heads: int | None = Field(None, gt=0, description="Query heads per layer.")
+    num_key_value_heads: int | None = Field(None, gt=0, description="KV heads per layer.")
+    num_hidden_layers: int | None = Field(None, gt=0, description="Decoder layers.")
 
 
 class Target(Part):
@@ -90,10 +96,12 @@ class Target(Part):
     `output.dtype`; `shape` is an explicit uniform architecture.
     """
 
-    num_parameters: int | None = Field(None, gt=0)
-    sparsity: float | None = Field(None, ge=0, lt=1)
-    size_bytes: int | None = Field(None, gt=0)
-    shape: Shape | None = None
+    num_parameters: int | None = Field(None, gt=0, description="All parameters, tied ones once.")
+    sparsity: float | None = Field(
+        None, ge=0, lt=1, description="Share of the prunable parameters to remove."
+    )
+    size_bytes: int | None = Field(None, gt=0, description="Bytes of the weights on disk.")
+    shape: Shape | None = Field(None, description="A uniform architecture.")
 
     @model_validator(mode="after")
     def _exactly_one(self) -> Self:
@@ -139,26 +147,32 @@ class HubData(Part):
     """A dataset repository on a hub, streamed."""
 
     kind: Literal["hub"] = "hub"
-    id: str = Field(pattern=r"^[\w.-]+(/[\w.-]+)?$", max_length=200)
-    config: str | None = Field(None, max_length=200)
-    split: str = Field("train", max_length=200)
-    revision: str = Field("main", pattern=r"^[\w./-]+$", max_length=200)
-    text_field: str = Field("text", max_length=200)
+    id: str = Field(
+        pattern=r"^[\w.-]+(/[\w.-]+)?$", max_length=200, description="Repository, `org/name`."
+    )
+    config: str | None = Field(None, max_length=200, description="The dataset's configuration.")
+    split: str = Field("train", max_length=200, description="Which split to read.")
+    revision: str = Field(
+        "main", pattern=r"^[\w./-]+$", max_length=200, description="Branch, tag or commit."
+    )
+    text_field: str = Field("text", max_length=200, description="Column with the text.")
 
 
 class PathData(Part):
     """A text file, or a directory in which each file is a domain, on the worker's own disk."""
 
     kind: Literal["path"] = "path"
-    path: str = Field(min_length=1, max_length=4096)
-    text_field: str = Field("text", max_length=200)
+    path: str = Field(min_length=1, max_length=4096, description="File or directory, absolute.")
+    text_field: str = Field("text", max_length=200, description="Column or key with the text.")
 
 
 class InlineData(Part):
     """A few documents in the request itself."""
 
     kind: Literal["inline"] = "inline"
-    documents: tuple[str, ...] = Field(min_length=1)
+    documents: tuple[str, ...] = Field(
+        min_length=1, description="The texts, at most 65,536 characters together."
+    )
 
     @field_validator("documents")
     @classmethod
@@ -192,10 +206,12 @@ def parse_data_source(text: str) -> dict[str, Any]:
 class Domain(Part):
     """A named part of the corpus. Weights are relative; absent means by the text it holds."""
 
-    name: str = Field(pattern=r"^[\w.-]{1,64}$")
+    name: str = Field(pattern=r"^[\w.-]{1,64}$", description="A name; distinct within the corpus.")
     source: DataSource
-    weight: float | None = Field(None, gt=0)
-    max_documents: int | None = Field(None, gt=0)
+    weight: float | None = Field(
+        None, gt=0, description="Relative weight. Default: by the text it holds."
+    )
+    max_documents: int | None = Field(None, gt=0, description="Read no more than so many.")
 
     @field_validator("source", mode="before")
     @classmethod
@@ -215,10 +231,12 @@ class Mixture(Part):
     references: dict[str, float] | None = Field(
         None, description="Loss to reach, by domain, in nats per token. Default: the base model's."
     )
-    step_size: float = Field(1.0, gt=0, le=100)
+    step_size: float = Field(
+        1.0, gt=0, le=100, description="Of the exponential update of the weights."
+    )
     smoothing: float = Field(1e-4, ge=0, lt=1, description="Share spread evenly over all domains.")
     max_change: float = Field(0.1, gt=0, le=1, description="Of any one weight, in one update.")
-    update_steps: int = Field(50, gt=0)
+    update_steps: int = Field(50, gt=0, description="Optimizer steps between two updates.")
 
 
 class Data(Part):
@@ -228,11 +246,15 @@ class Data(Part):
     document is held out whatever its position and never trained on.
     """
 
-    train: tuple[Domain, ...] = Field(min_length=1)
-    evaluation: DataSource | None = None
-    held_out_fraction: float = Field(0.05, gt=0, le=0.5)
-    max_held_out_tokens: int = Field(32_768, gt=0)
-    mixture: Mixture = Mixture()
+    train: tuple[Domain, ...] = Field(min_length=1, description="Domains to train on.")
+    evaluation: DataSource | None = Field(
+        None, description="Text held out; by default a part of each domain."
+    )
+    held_out_fraction: float = Field(
+        0.05, gt=0, le=0.5, description="Share of the documents held out."
+    )
+    max_held_out_tokens: int = Field(32_768, gt=0, description="Held-out text is cut there.")
+    mixture: Mixture = Field(Mixture(), description="How the domains are mixed.")
 
     @field_validator("train", mode="before")
     @classmethod
@@ -302,17 +324,17 @@ ServingEngine = Literal[
 class Calibration(Part):
     """Text that importance is measured on, drawn anew from the training domains for each increment."""
 
-    num_samples: int = Field(32, gt=0)
-    sequence_length: int = Field(256, ge=8)
-    batch_size: int = Field(8, gt=0)
+    num_samples: int = Field(32, gt=0, description="Sequences drawn.")
+    sequence_length: int = Field(256, ge=8, description="Tokens of each.")
+    batch_size: int = Field(8, gt=0, description="Sequences measured at once.")
 
 
 class Importance(Part):
     """How groups and layers are scored; higher means keep."""
 
     kind: ImportanceKind = "taylor"
-    taylor_order: TaylorOrder = "first"
-    calibration: Calibration = Calibration()
+    taylor_order: TaylorOrder = Field("first", description="Order of the Taylor expansion.")
+    calibration: Calibration = Field(Calibration(), description="The text it is measured on.")
     ridge: float = Field(
         0.03, gt=0, lt=1, description="By how much the diagonal of input moments is raised."
     )
@@ -325,9 +347,11 @@ class Constraints(Part):
     """What every allocation honours, so that the result can be served."""
 
     width_multiple: int = Field(32, gt=0, description="Intermediate sizes are multiples of this.")
-    min_intermediate_size: int = Field(32, gt=0)
-    min_kv_groups: int = Field(1, gt=0)
-    min_query_heads_per_group: int = Field(1, gt=0)
+    min_intermediate_size: int = Field(32, gt=0, description="No MLP gets narrower.")
+    min_kv_groups: int = Field(1, gt=0, description="No layer keeps fewer KV heads.")
+    min_query_heads_per_group: int = Field(
+        1, gt=0, description="No KV head keeps fewer query heads."
+    )
     tensor_parallel: int = Field(1, gt=0, description="Every width and head count divides by this.")
     protected_layers: tuple[int, ...] = Field(
         (), description="Layers that lose nothing; -1 is the last one."
@@ -343,29 +367,40 @@ class Allocation(Part):
 
     kind: AllocationKind = "layer_adaptive"
     amplitude: float = Field(1.0, ge=0, le=1, description="Spread around the mean layer sparsity.")
-    layout: Layout = "per_layer"
-    constraints: Constraints = Constraints()
+    layout: Layout = Field(
+        "per_layer", description="Own widths for each layer, or the same for all."
+    )
+    constraints: Constraints = Field(Constraints(), description="What it honours.")
 
 
 class Schedule(Part):
     """When the cuts come, and how the training tokens are shared between them."""
 
     num_increments: int | None = Field(
-        None, ge=1, le=1000, description="Default: one for every 5 % of parameters removed, at least 3."
+        None,
+        ge=1,
+        le=1000,
+        description="Default: one for every 5 % of parameters removed, at least 3.",
     )
     num_tokens: int | None = Field(
-        None, ge=0, description="Training tokens over all increments. Default: one pass over the corpus."
+        None,
+        ge=0,
+        description="Training tokens over all increments. Default: one pass over the corpus.",
     )
-    token_share: Literal["constant", "linear", "cosine"] = "linear"
+    token_share: Literal["constant", "linear", "cosine"] = Field(
+        "linear", description="How training tokens are shared between increments."
+    )
 
 
 class LearningRate(Part):
     """One schedule over all increments: linear warm-up, constant, then decay to `min_ratio` x peak."""
 
-    peak: float = Field(1e-4, gt=0, lt=1)
-    warmup_fraction: float = Field(0.05, ge=0, le=1)
-    decay_fraction: float = Field(0.1, ge=0, le=1)
-    min_ratio: float = Field(0.1, ge=0, le=1)
+    peak: float = Field(1e-4, gt=0, lt=1, description="Its largest value.")
+    warmup_fraction: float = Field(
+        0.05, ge=0, le=1, description="Share of the steps it rises over."
+    )
+    decay_fraction: float = Field(0.1, ge=0, le=1, description="Share of the steps it falls over.")
+    min_ratio: float = Field(0.1, ge=0, le=1, description="Where it ends, as a share of the peak.")
     kind: Literal["wsd", "cosine", "constant"] = "wsd"
 
 
@@ -379,36 +414,50 @@ class Distillation(Part):
     teacher: Literal["base", "previous"] = Field(
         "base", description="The base model, or the model as it stood before the increment's cut."
     )
-    divergence: Literal["forward_kl", "reverse_kl", "jensen_shannon"] = "forward_kl"
-    temperature: float = Field(1.0, gt=0, le=100)
-    weight: float = Field(0.5, ge=0, le=1)
-    hidden_weight: float = Field(0.0, ge=0)
+    divergence: Literal["forward_kl", "reverse_kl", "jensen_shannon"] = Field(
+        "forward_kl", description="Between the two predictions."
+    )
+    temperature: float = Field(
+        1.0, gt=0, le=100, description="Both predictions are softened by it."
+    )
+    weight: float = Field(0.5, ge=0, le=1, description="Share of the divergence in the loss.")
+    hidden_weight: float = Field(
+        0.0, ge=0, description="Weight of the distance of the last hidden states."
+    )
 
 
 class Lora(Part):
     """Low-rank factors beside every projection, merged into the weights after each increment."""
 
-    rank: int = Field(16, gt=0, le=1024)
-    alpha: int = Field(32, gt=0)
-    train_norms_and_embeddings: bool = False
+    rank: int = Field(16, gt=0, le=1024, description="Rank of the adapters.")
+    alpha: int = Field(32, gt=0, description="Their scale is alpha / rank.")
+    train_norms_and_embeddings: bool = Field(False, description="Whether these train as well.")
 
 
 class Recovery(Part):
     """Training after each cut: of all weights, of low-rank factors beside them, or none."""
 
     kind: Literal["full", "lora", "none"] = "full"
-    lora: Lora = Lora()
-    sequence_length: int = Field(512, ge=8)
+    lora: Lora = Field(Lora(), description="Train low-rank adapters instead of all weights.")
+    sequence_length: int = Field(512, ge=8, description="Tokens of a training sequence.")
     batch_sequences: int | None = Field(
         None, gt=0, description="Sequences per optimizer step. Default: 8, fewer in a short run."
     )
-    micro_batch_sequences: int | None = Field(None, gt=0)
-    learning_rate: LearningRate = LearningRate()
-    weight_decay: float = Field(0.0, ge=0)
-    betas: tuple[float, float] = (0.9, 0.95)
-    max_grad_norm: float = Field(1.0, gt=0)
-    precision: Literal["float32", "bfloat16"] = "bfloat16"
-    distillation: Distillation | None = None
+    micro_batch_sequences: int | None = Field(
+        None, gt=0, description="Sequences held in memory at once. Default: by memory."
+    )
+    learning_rate: LearningRate = Field(
+        LearningRate(), description="Its course over all increments."
+    )
+    weight_decay: float = Field(0.0, ge=0, description="Of AdamW.")
+    betas: tuple[float, float] = Field((0.9, 0.95), description="Of AdamW.")
+    max_grad_norm: float = Field(1.0, gt=0, description="Gradients are clipped to it.")
+    precision: Literal["float32", "bfloat16"] = Field(
+        "bfloat16", description="Of the products; weights are float32."
+    )
+    distillation: Distillation | None = Field(
+        None, description="Learn from the model before the cut as well."
+    )
     activation_checkpointing: bool = Field(
         False, description="A third more time for a fraction of the memory of long sequences."
     )
@@ -428,15 +477,17 @@ class Recovery(Part):
 class Evaluation(Part):
     """What is measured of each checkpoint."""
 
-    context_length: int = Field(512, ge=8, description="Window of the held-out perplexity, in tokens.")
+    context_length: int = Field(
+        512, ge=8, description="Window of the held-out perplexity, in tokens."
+    )
     speed: bool = Field(True, description="Measure prefill and decode of the base and final model.")
 
 
 class QualityFloor(Part):
     """Stop before the increment that would break it; the job then ends with outcome `quality_floor`."""
 
-    metric: Literal["perplexity_ratio"] = "perplexity_ratio"
-    max: float = Field(gt=1)
+    metric: Literal["perplexity_ratio"] = Field("perplexity_ratio", description="What is watched.")
+    max: float = Field(gt=1, description="Its largest value.")
 
 
 Keep = Literal["final", "frontier", "all"]
@@ -449,8 +500,10 @@ class Output(Part):
     every one, with what resuming from it needs.
     """
 
-    dtype: Literal["float32", "bfloat16", "float16"] = "bfloat16"
-    keep: Keep = "frontier"
+    dtype: Literal["float32", "bfloat16", "float16"] = Field(
+        "bfloat16", description="Of the stored weights."
+    )
+    keep: Keep = Field("frontier", description="Which checkpoints stay.")
     exports: tuple[ExportFormat, ...] = Field(
         (), description="Other formats that the final checkpoint brings along."
     )
@@ -459,24 +512,32 @@ class Output(Part):
 class Recipe(Part):
     """A whole run: which model, to which size, on which text, how."""
 
-    model: ModelSource
-    target: Target | tuple[Target, ...]
-    data: Data
-    method: MethodName = "adapt_pruner"
-    axes: tuple[Axis, ...] = Field(("intermediate", "kv_group"), min_length=1)
-    importance: Importance = Importance()
-    allocation: Allocation = Allocation()
-    compensation: Compensation = "none"
-    schedule: Schedule = Schedule()
-    recovery: Recovery = Recovery()
-    evaluation: Evaluation = Evaluation()
-    quality_floor: QualityFloor | None = None
-    output: Output = Output()
+    model: ModelSource = Field(description="What to prune.")
+    target: Target | tuple[Target, ...] = Field(
+        description="The size to reach, or several on the way."
+    )
+    data: Data = Field(description="The text to train on and to measure with.")
+    method: MethodName = Field("adapt_pruner", description="A preset of the fields below.")
+    axes: tuple[Axis, ...] = Field(
+        ("intermediate", "kv_group"), min_length=1, description="What may be cut."
+    )
+    importance: Importance = Field(Importance(), description="How groups are scored.")
+    allocation: Allocation = Field(Allocation(), description="How sparsity is spread.")
+    compensation: Compensation = Field(
+        "none", description="Repair of what stays, without training."
+    )
+    schedule: Schedule = Field(Schedule(), description="When the cuts come.")
+    recovery: Recovery = Field(Recovery(), description="Training after each cut.")
+    evaluation: Evaluation = Field(Evaluation(), description="What is measured.")
+    quality_floor: QualityFloor | None = Field(
+        None, description="Stop before the increment that breaks it."
+    )
+    output: Output = Field(Output(), description="How checkpoints are stored.")
     serve_with: tuple[ServingEngine, ...] = Field(
         (), description="Engines that must be able to run the result."
     )
     tensor_parallel: int = Field(1, ge=1, le=64, description="Devices each layer is split over.")
-    seed: int = Field(42, ge=0, lt=2**31)
+    seed: int = Field(42, ge=0, lt=2**31, description="Of everything random.")
 
     @model_validator(mode="before")
     @classmethod
