@@ -125,3 +125,22 @@ def test_an_estimate_takes_less_than_50_milliseconds() -> None:
 def test_estimating_does_not_import_torch() -> None:
     code = "import pruning.estimate, sys; sys.exit('torch' in sys.modules)"
     assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
+
+
+@pytest.mark.parametrize(
+    ("axes", "left"),
+    [
+        (["layer"], {"num_hidden_layers": 1}),
+        (["attention_block", "mlp_block"], {"num_hidden_layers": 1}),
+        (["query_head"], {"num_attention_heads": 3}),
+    ],
+)
+def test_the_floor_follows_the_axes(axes: list[str], left: dict[str, int]) -> None:
+    config = {**CONFIG, "head_dim": 64}
+    floor = estimate(recipe("0%", axes=axes), config).floor_num_parameters
+    assert floor == estimate(recipe("0%"), {**config, **left}).num_parameters
+
+
+def test_one_kind_of_block_leaves_all_of_the_other() -> None:
+    floor = estimate(recipe("0%", axes=["mlp_block"]), CONFIG).floor_num_parameters
+    assert floor == 134_515_008 - 29 * 3 * 576 * 1536
