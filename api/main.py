@@ -45,6 +45,7 @@ from api.schemas.models import AliasPut, ModelCreate, VersionCreate
 from api.schemas.webhooks import SecretRotate, WebhookCreate, WebhookUpdate
 from api.sessions import load_signer
 from api.settings import ApiSettings
+from api.watching import JobWatcher
 from registry import logs
 from registry.db import create_engine, session_factory
 from registry.settings import Settings
@@ -117,6 +118,11 @@ def _open(app: FastAPI, settings: Settings, api_settings: ApiSettings) -> None:
     app.state.model_configs = ModelConfigs(settings, hub_seconds=api_settings.hub_seconds)
     app.state.templates = build_templates()
     app.state.stopping = threading.Event()
+    app.state.watcher = JobWatcher(
+        app.state.sessions,
+        poll_seconds=api_settings.poll_seconds,
+        stopping=app.state.stopping,
+    )
 
 
 @asynccontextmanager

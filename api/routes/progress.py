@@ -1,6 +1,5 @@
 """What a job reports while it goes: events, as pages and as a stream, curves and widths."""
 
-import asyncio
 import math
 from collections.abc import AsyncIterable
 from dataclasses import dataclass
@@ -15,6 +14,7 @@ from api.openapi import problems
 from api.queries import MAX_POINTS
 from api.representations import read_event, read_widths
 from api.schemas.progress import EventPage, EventRead, Metrics, WidthsRead
+from api.watching import JobWatcher, Mark, mark_of
 from registry import checkpoints, events, jobs, metrics
 from registry.db import SessionFactory, reading
 from registry.status import TERMINAL
@@ -82,16 +82,17 @@ async def stream_events(
     yield ServerSentEvent(retry=RECONNECT_MILLISECONDS)
     place = _Place(seq=max(after, _sequence(last_event_id)), step=job.step)
     sessions: SessionFactory = request.app.state.sessions
+    watcher: JobWatcher = request.app.state.watcher
     while not request.app.state.stopping.is_set():
-        rows, point, ended = await run_in_threadpool(_news, sessions, job.id, place)
+        rows, point, mark = await run_in_threadpool(_news, sessions, job.id, place)
         for row in rows:
             yield ServerSentEvent(raw_data=row.model_dump_json(), event=row.type, id=str(row.seq))
         if point is not None:
             yield ServerSentEvent(data=point, event="metrics")
-        if ended:
+        if mark is None:
             return
         if not rows:
-            await asyncio.sleep(request.app.state.api_settings.poll_seconds)
+            await watcher.wait(job.id, mark)
     yield ServerSentEvent(event="bye", data={})
 
 
@@ -102,12 +103,15 @@ def _sequence(last_event_id: str | None) -> int:
 
 def _news(
     sessions: SessionFactory, job_id: str, place: _Place
-) -> tuple[list[EventRead], dict[str, Any] | None, bool]:
-    """The events after `place` (moved on), the newest step if any, and whether that is all."""
+) -> tuple[list[EventRead], dict[str, Any] | None, Mark | None]:
+    """The events after `place` (moved on), the newest step if any, and where the job stands.
+
+    That is None when there will be no more.
+    """
     with reading(sessions) as session:
         job = session.get(Job, job_id)
         if job is None:
-            return [], None, True
+            return [], None, None
         rows = events.list_after(session, job_id, place.seq, STREAM_BATCH)
         place.seq = rows[-1].seq if rows else place.seq
         ended = job.status in TERMINAL and place.seq >= job.last_event_seq
@@ -115,7 +119,7 @@ def _news(
         if job.step > place.step:
             point = _latest_step(metrics.columns(session, job_id, from_step=place.step + 1))
             place.step = job.step
-        return [read_event(row) for row in rows], point, ended
+        return [read_event(row) for row in rows], point, None if ended else mark_of(job)
 
 
 def _latest_step(columns: metrics.Columns) -> dict[str, Any] | None:
