@@ -66,7 +66,9 @@ def _equal_config(
     equal.head_dim = adapter.head_dim
     equal.intermediate_size = max(layer.intermediate_size for layer in widths)
     most_groups = max(layer.num_key_value_heads for layer in widths)
-    most_heads = max(layer.num_attention_heads // layer.num_key_value_heads for layer in widths)
+    most_heads = max(
+        layer.num_attention_heads // max(1, layer.num_key_value_heads) for layer in widths
+    )
     for num_groups in range(most_groups, config.hidden_size + 1):
         equal.num_key_value_heads = num_groups
         equal.num_attention_heads = num_groups * most_heads

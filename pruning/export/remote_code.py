@@ -13,6 +13,7 @@ from transformers import PreTrainedModel
 
 from pruning.errors import ExportRefused
 from pruning.models.adapter import adapter_for
+from pruning.models.geometry import layer_widths
 
 MODELING_NAME = "modeling_espalier"
 
@@ -55,7 +56,8 @@ def export_remote_code(model: PreTrainedModel, checkpoint: Path, directory: Path
     """Write the variant beside nothing else; weights are linked, not copied, where they can be.
 
     Raises:
-        ExportRefused: the layers are equal, and the canonical checkpoint opens as it is.
+        ExportRefused: the layers are equal, and the canonical checkpoint opens as it is; or stock
+            modules do not build them.
     """
     if not model.config.is_heterogeneous:
         raise ExportRefused("remote_code: all layers are equal, so the checkpoint needs no code")
@@ -63,6 +65,11 @@ def export_remote_code(model: PreTrainedModel, checkpoint: Path, directory: Path
         raise ExportRefused(
             f"remote_code: {model.config.model_type} asks the configuration for its layers' sizes "
             "while it runs",
+            hint="import espalier.loading, or export as padded",
+        )
+    if any(layer.num_key_value_heads == 0 for layer in layer_widths(model)):
+        raise ExportRefused(
+            "remote_code: a layer has no attention block, which stock modules cannot be built for",
             hint="import espalier.loading, or export as padded",
         )
     for path in checkpoint.iterdir():

@@ -61,3 +61,18 @@ def test_stock_transformers_opens_it_in_a_fresh_process(tmp_path: Path) -> None:
     assert exported.records[0].engine == "transformers"
     assert exported.records[0].max_difference < 1e-4
     assert "per_layer_config" not in json.loads((exported.directory / "config.json").read_text())
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+def test_blocks_that_are_gone_are_padded_too(family: str) -> None:
+    model = make_tiny_model(family)
+    base = unpruned_plan(model)
+    no_attention = base.layers[0].model_copy(update={"kv_groups": ()})
+    no_mlp = base.layers[1].model_copy(update={"intermediate": ()})
+    plan = PruningPlan(layers=(no_attention, no_mlp, base.layers[2]))
+    apply_plan(model, plan, previous=base)
+    padded = pad_to_equal_layers(model)
+    with torch.no_grad():
+        expected = model(input_ids=random_ids()).logits
+        found = padded(input_ids=random_ids()).logits
+    assert (found - expected).abs().max() < 1e-5 * expected.abs().max()

@@ -7,7 +7,12 @@ import pytest
 
 from pruning.errors import ExportRefused
 from pruning.export.export import export_checkpoint, open_canonical
+from pruning.export.remote_code import export_remote_code
+from pruning.models.geometry import unpruned_plan
+from pruning.plan import PruningPlan
+from pruning.surgery import apply_plan
 from tests.pruning.export.tiny import save_tiny_checkpoint
+from tests.pruning.tiny import make_tiny_model
 
 
 @pytest.mark.parametrize("family", ["llama", "qwen3"])
@@ -27,3 +32,12 @@ def test_equal_layers_need_no_code(tmp_path: Path) -> None:
     with pytest.raises(ExportRefused, match="needs no code"):
         export_checkpoint(canonical, "remote_code", tmp_path / "exports")
     assert not list((tmp_path / "exports").iterdir())
+
+
+def test_a_layer_without_attention_is_refused(tmp_path: Path) -> None:
+    model = make_tiny_model("llama")
+    base = unpruned_plan(model)
+    no_attention = base.layers[0].model_copy(update={"kv_groups": ()})
+    apply_plan(model, PruningPlan(layers=(no_attention, *base.layers[1:])), previous=base)
+    with pytest.raises(ExportRefused, match="no attention block"):
+        export_remote_code(model, tmp_path, tmp_path)
