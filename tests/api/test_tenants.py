@@ -1,5 +1,7 @@
 """Nothing of one tenant is visible to another: a foreign id is as good as none."""
 
+from typing import Any
+
 import httpx
 import pytest
 from fastapi import FastAPI
@@ -12,13 +14,68 @@ from tests.factories import Holder
 
 
 def operations(app: FastAPI) -> list[tuple[str, str]]:
-    """Every operation that names a job or a checkpoint."""
+    """Every operation that names something by an id or a name."""
     return [
         (method, path)
         for path, methods in app.openapi()["paths"].items()
         for method in methods
         if "{" in path
     ]
+
+
+NOBODYS = {
+    "job_id": "job_0",
+    "checkpoint_id": "ckpt_0",
+    "path": "config.json",
+    "file_id": "file_0",
+    "key_id": "key_0",
+    "webhook_id": "wh_0",
+    "delivery_id": "dlv_0",
+    "name": "nothing",
+    "version": "1",
+    "alias": "production",
+}
+# What these operations want before they look for anything.
+_REQUESTS: dict[str, dict[str, Any]] = {
+    "post /v1/models/{name}/versions": {"json": {"checkpoint": "ckpt_" + "0" * 32}},
+    "put /v1/models/{name}/aliases/{alias}": {"json": {"version": 1}},
+    "patch /v1/webhooks/{webhook_id}": {"json": {"status": "disabled"}},
+    "patch /v1/files/{file_id}": {
+        "content": b"x",
+        "headers": {"Upload-Offset": "0", "Content-Type": "application/partial-upload"},
+    },
+}
+
+
+@pytest.fixture
+def ids(client: TestClient, factory: SessionFactory, running_job_id: str) -> dict[str, str]:
+    """One thing of every kind, all of one tenant."""
+    with reading(factory) as session:
+        checkpoint_id = session.scalars(select(Checkpoint.id)).one()
+    hook = {"url": "https://example.com/", "events": ["job.failed"]}
+    webhook_id = made(client, "/v1/webhooks", json=hook)["id"]
+    made(client, "/v1/models", json={"name": "theirs"})
+    made(client, "/v1/models/theirs/versions", json={"checkpoint": checkpoint_id})
+    client.put("/v1/models/theirs/aliases/production", json={"version": 1})
+    return {
+        "job_id": running_job_id,
+        "checkpoint_id": checkpoint_id,
+        "path": "config.json",
+        "file_id": made(client, "/v1/files?name=a.txt", content=b"text")["id"],
+        "key_id": made(client, "/v1/api-keys", json={"scopes": ["jobs:read"]})["id"],
+        "webhook_id": webhook_id,
+        "delivery_id": made(client, f"/v1/webhooks/{webhook_id}/test")["id"],
+        "name": "theirs",
+        "version": "1",
+        "alias": "production",
+    }
+
+
+def made(client: TestClient, url: str, **sent: Any) -> dict[str, Any]:
+    answer = client.post(url, **sent)
+    assert answer.status_code in (201, 202), answer.text
+    body: dict[str, Any] = answer.json()
+    return body
 
 
 def _without_ids(response: httpx.Response, ids: list[str]) -> str:
@@ -31,27 +88,25 @@ def _without_ids(response: httpx.Response, ids: list[str]) -> str:
 def test_every_operation_on_a_foreign_id_is_a_404(
     app: FastAPI,
     anonymous: TestClient,
-    factory: SessionFactory,
-    running_job_id: str,
+    ids: dict[str, str],
     stranger: Holder,
     holder: Holder,
 ) -> None:
-    with reading(factory) as session:
-        checkpoint_id = session.scalars(select(Checkpoint.id)).one()
-    ids = {"job_id": running_job_id, "checkpoint_id": checkpoint_id, "path": "config.json"}
-    nobodys = {"job_id": "job_0", "checkpoint_id": "ckpt_0", "path": "config.json"}
     found = operations(app)
-    assert len(found) >= 16
+    assert len(found) >= 40
     for method, path in found:
+        sent = _REQUESTS.get(f"{method} {path}", {})
+        headers = {**stranger.headers, **sent.get("headers", {})}
         answers = [
-            anonymous.request(method, path.format(**of), headers=stranger.headers)
-            for of in (ids, nobodys)
+            anonymous.request(method, path.format(**of), **{**sent, "headers": headers})
+            for of in (ids, NOBODYS)
         ]
         assert [answer.status_code for answer in answers] == [404, 404], f"{method} {path}"
-        named = [*ids.values(), *nobodys.values()]
+        named = [*ids.values(), *NOBODYS.values()]
         foreign, unknown = (_without_ids(answer, named) for answer in answers)
-        assert foreign == unknown
-    assert anonymous.get(f"/v1/jobs/{running_job_id}", headers=holder.headers).status_code == 200
+        assert foreign == unknown, f"{method} {path}"
+    mine = anonymous.get(f"/v1/jobs/{ids['job_id']}", headers=holder.headers)
+    assert mine.status_code == 200
 
 
 def test_a_list_holds_only_the_tenants_own(
