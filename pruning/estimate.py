@@ -130,7 +130,7 @@ def _without_blocks(recipe: Recipe, costs: Costs, layer: LayerWidths) -> int:
 def _narrowest(recipe: Recipe, layer: LayerWidths) -> LayerWidths:
     num_groups = layer.num_key_value_heads
     groups = _least(recipe, "kv_group", num_groups)
-    heads = _least(recipe, "query_head", layer.num_attention_heads // num_groups)
+    heads = _least(recipe, "query_head", layer.num_attention_heads // max(1, num_groups))
     return LayerWidths(
         intermediate_size=_least(recipe, "intermediate", layer.intermediate_size),
         num_attention_heads=groups * heads,

@@ -109,7 +109,7 @@ def read_architecture(config: Mapping[str, Any]) -> Architecture:
     hidden_size = _size(config, "hidden_size")
     num_heads = _size(config, "num_attention_heads")
     layers = _layers(config)
-    if any(layer.num_attention_heads % layer.num_key_value_heads for layer in layers):
+    if any(layer.num_attention_heads % max(1, layer.num_key_value_heads) for layer in layers):
         raise InvalidModel("query heads do not share the KV heads evenly", param="model")
     head_dim = config.get("head_dim") or traits.head_dim or hidden_size // num_heads
     return Architecture(
@@ -147,15 +147,17 @@ def _layers(config: Mapping[str, Any]) -> tuple[LayerWidths, ...]:
     if not isinstance(own, Mapping):
         raise InvalidModel("config.json: per_layer_config is not a mapping", param="model")
     rows = (own.get(str(index)) or own.get(index) or {} for index in range(num_layers))
-    return tuple(_widths({**config, **row}) for row in rows)
+    return tuple(_widths({**config, **row}, least=0 if row else 1) for row in rows)
 
 
-def _widths(config: Mapping[str, Any]) -> LayerWidths:
-    num_heads = _size(config, "num_attention_heads")
+def _widths(config: Mapping[str, Any], *, least: int) -> LayerWidths:
+    """One layer's sizes; `least` is 0 where a block of its own may be gone."""
+    num_heads = _size(config, "num_attention_heads", least)
+    given = {"num_key_value_heads": num_heads, **_given(config)}
     return LayerWidths(
-        intermediate_size=_size(config, "intermediate_size"),
+        intermediate_size=_size(config, "intermediate_size", least),
         num_attention_heads=num_heads,
-        num_key_value_heads=_size({"num_key_value_heads": num_heads, **_given(config)}, _KV),
+        num_key_value_heads=_size(given, _KV, least),
     )
 
 
@@ -170,8 +172,8 @@ def _given(config: Mapping[str, Any]) -> dict[str, Any]:
 _MAX_SIZE = 10**7
 
 
-def _size(config: Mapping[str, Any], name: str) -> int:
+def _size(config: Mapping[str, Any], name: str, least: int = 1) -> int:
     value = config.get(name)
-    if not isinstance(value, int) or isinstance(value, bool) or not 0 < value <= _MAX_SIZE:
+    if not isinstance(value, int) or isinstance(value, bool) or not least <= value <= _MAX_SIZE:
         raise InvalidModel(f"config.json: {name} is {value!r}, not a size", param="model")
     return value

@@ -9,8 +9,14 @@ import pytest
 
 from pruning.errors import InvalidModel, TargetUnreachable, UnsupportedModel
 from pruning.estimate import estimate
-from pruning.models.geometry import count_parameters, count_prunable_parameters
+from pruning.models.geometry import (
+    count_parameters,
+    count_prunable_parameters,
+    unpruned_plan,
+)
+from pruning.plan import PruningPlan
 from pruning.recipe import Recipe
+from pruning.surgery import apply_plan
 from tests.pruning.tiny import FAMILIES, make_tiny_model
 
 CONFIG: dict[str, Any] = {
@@ -144,3 +150,15 @@ def test_the_floor_follows_the_axes(axes: list[str], left: dict[str, int]) -> No
 def test_one_kind_of_block_leaves_all_of_the_other() -> None:
     floor = estimate(recipe("0%", axes=["mlp_block"]), CONFIG).floor_num_parameters
     assert floor == 134_515_008 - 29 * 3 * 576 * 1536
+
+
+def test_a_model_without_some_blocks_is_counted_and_has_a_floor() -> None:
+    model = make_tiny_model("qwen3")
+    base = unpruned_plan(model)
+    no_attention = base.layers[0].model_copy(update={"kv_groups": ()})
+    no_mlp = base.layers[1].model_copy(update={"intermediate": ()})
+    plan = PruningPlan(layers=(no_attention, no_mlp, base.layers[2]))
+    apply_plan(model, plan, previous=base)
+    found = estimate(recipe("0%"), model.config.to_diff_dict())
+    assert found.num_parameters == count_parameters(model)
+    assert found.floor_num_parameters < found.num_parameters
