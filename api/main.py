@@ -40,7 +40,7 @@ from api.routes import (
 from api.schemas.api_keys import ApiKeyCreate, ApiKeyRotate
 from api.schemas.base import ProblemRead
 from api.schemas.checkpoints import DownloadUrlRequest
-from api.schemas.jobs import JobCreate, PauseRequest
+from api.schemas.jobs import JobCreate, JobUpdate, PauseRequest
 from api.schemas.models import AliasPut, ModelCreate, VersionCreate
 from api.schemas.webhooks import SecretRotate, WebhookCreate, WebhookUpdate
 from api.sessions import load_signer
@@ -56,7 +56,7 @@ ROUTES = (
     *(models, comparisons, api_keys, webhooks, usage, audit),
 )
 BODIES: tuple[type[BaseModel], ...] = (
-    *(ApiKeyCreate, ApiKeyRotate, DownloadUrlRequest, JobCreate, PauseRequest),
+    *(ApiKeyCreate, ApiKeyRotate, DownloadUrlRequest, JobCreate, JobUpdate, PauseRequest),
     *(AliasPut, ModelCreate, VersionCreate),
     *(SecretRotate, WebhookCreate, WebhookUpdate),
     ProblemRead,

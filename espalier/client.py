@@ -135,6 +135,16 @@ class Client:
         """Queue a failed or cancelled job again; it goes on from its last checkpoint."""
         return self._act(job_id, "retry")
 
+    def update(self, job_id: str, changes: Mapping[str, Any], *, version: int | None = None) -> Job:
+        """Change name, metadata, priority or limits; with `version` only if it is still that.
+
+        Raises:
+            Conflict: the job has changed since.
+        """
+        headers = {} if version is None else {"If-Match": f'"v{version}"'}
+        response = self._request("PATCH", f"/v1/jobs/{job_id}", json=dict(changes), headers=headers)
+        return Job.model_validate_json(response.content)
+
     def delete(self, job_id: str) -> None:
         """Remove an ended job and what it published."""
         self._request("DELETE", f"/v1/jobs/{job_id}")

@@ -316,6 +316,21 @@ def retry(session: Session, job: Job) -> None:
     requeue(session, job)
 
 
+def update(session: Session, job: Job, changes: Mapping[str, Any]) -> None:
+    """Change what describes a job or limits it; the recipe stays as it is.
+
+    `changes` holds any of name, job_metadata, priority, max_attempts, max_runtime_seconds.
+    """
+    for name, value in changes.items():
+        setattr(job, name, value)
+    if "max_runtime_seconds" in changes and job.finished_at is None:
+        seconds = job.max_runtime_seconds
+        job.deadline_at = job.created_at + timedelta(seconds=seconds) if seconds else None
+    job.version += 1
+    session.flush()
+    events.append(session, job, "job.updated", {"fields": sorted(changes)})
+
+
 def delete(session: Session, job: Job) -> None:
     """Hide an ended job; what it stored is collected later.
 

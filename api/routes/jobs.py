@@ -20,12 +20,13 @@ from api.deps import (
     SettingsDep,
     WriteSession,
 )
+from api.errors import Problem
 from api.estimates import Foretold, file_sizes, foretell, read_estimate, summary_of
 from api.openapi import body_of, problems
 from api.paths import refuse_forbidden_paths
 from api.queries import JobQueryDep
 from api.representations import read_job, read_jobs
-from api.schemas.jobs import JobCreate, JobDryRun, JobPage, JobRead, PauseRequest
+from api.schemas.jobs import JobCreate, JobDryRun, JobPage, JobRead, JobUpdate, PauseRequest
 from api.serving import matches_etag
 from registry import jobs, quotas
 from registry.db import reading
@@ -185,6 +186,32 @@ def get_job(
     if matches_etag(if_none_match, headers["ETag"]):
         return Response(status_code=304, headers=headers)
     return JSONResponse(read_job(session, job).model_dump(mode="json"), headers=headers)
+
+
+@router.patch(
+    "/{job_id}",
+    response_model=JobRead,
+    summary="Change a job",
+    openapi_extra=body_of("JobUpdate"),
+    responses=problems(400, 401, 403, 404, 412, 413, 415, 422),
+)
+def update_job(
+    job_id: str,
+    who: JobsWriter,
+    body: Annotated[Body[JobUpdate], Depends(json_body(JobUpdate))],
+    session: WriteSession,
+    if_match: Annotated[str | None, Header(description="The ETag of the job you know.")] = None,
+) -> Response:
+    """Another name, other labels, priority or limits; with If-Match only if nothing changed."""
+    job = _locked(session, who.tenant_id, job_id)
+    if if_match is not None and not matches_etag(if_match, f'"v{job.version}"'):
+        detail = f"The job is at version {job.version}."
+        raise Problem("version_mismatch", detail, param="If-Match")
+    if body.value.changes:
+        jobs.update(session, job, body.value.changes)
+    answer = read_job(session, job)
+    headers = {"ETag": f'"v{answer.version}"'}
+    return JSONResponse(answer.model_dump(mode="json"), headers=headers)
 
 
 _STEERING = problems(401, 403, 404, 409, 422)

@@ -4,9 +4,9 @@
 is validated by the class that the run consumes.
 """
 
-from typing import Literal
+from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, JsonValue, field_validator
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, JsonValue
 
 from api.schemas.base import Read, Timestamp
 from api.schemas.estimates import EstimateRead
@@ -15,6 +15,16 @@ from pruning.recipe import Recipe
 from registry.status import JobAction, JobStatus
 
 MAX_METADATA_PAIRS = 32
+
+
+def _bounded(metadata: dict[str, str]) -> dict[str, str]:
+    for key, value in metadata.items():
+        if not 1 <= len(key) <= 64 or len(value) > 512:
+            raise ValueError("keys have 1 to 64 characters, values at most 512")
+    return metadata
+
+
+Metadata = Annotated[dict[str, str], Field(max_length=MAX_METADATA_PAIRS), AfterValidator(_bounded)]
 
 
 class Limits(BaseModel):
@@ -34,26 +44,51 @@ class JobCreate(Recipe):
     """A pruning job: the recipe, and what the service needs to know about the job."""
 
     name: str | None = Field(None, max_length=200, description="A name for people; not unique.")
-    metadata: dict[str, str] = Field(
+    metadata: Metadata = Field(
         default_factory=dict,
-        max_length=MAX_METADATA_PAIRS,
         description="Your own labels: at most 32 pairs, keys of 64 and values of 512 characters.",
     )
     priority: int = Field(0, ge=-100, le=100, description="Higher starts earlier.")
     limits: Limits = Field(Limits(), description="What ends a job that does not end by itself.")
 
-    @field_validator("metadata")
-    @classmethod
-    def _bounded(cls, metadata: dict[str, str]) -> dict[str, str]:
-        for key, value in metadata.items():
-            if not 1 <= len(key) <= 64 or len(value) > 512:
-                raise ValueError("keys have 1 to 64 characters, values at most 512")
-        return metadata
-
     @property
     def recipe(self) -> Recipe:
         """The run's description alone, every default filled."""
         return Recipe.model_construct(**{name: getattr(self, name) for name in Recipe.model_fields})
+
+
+class LimitsUpdate(BaseModel):
+    """Limits to change; what is absent stays."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    max_runtime_s: int | None = Field(
+        None, gt=0, le=2_592_000, description="Seconds from creation until the job fails."
+    )
+    max_attempts: int = Field(8, ge=1, le=100, description="Failed attempts before it fails.")
+
+
+class JobUpdate(BaseModel):
+    """What shall change of a job; what is absent stays."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    name: str | None = Field(None, max_length=200, description="A name for people.")
+    metadata: Metadata = Field({}, description="Your own labels, replacing all there were.")
+    priority: int = Field(0, ge=-100, le=100, description="Higher starts earlier.")
+    limits: LimitsUpdate = Field(LimitsUpdate(), description="Limits to change.")
+
+    @property
+    def changes(self) -> dict[str, Any]:
+        """What was written, by the names of the registry."""
+        written = {name: getattr(self, name) for name in self.model_fields_set - {"limits"}}
+        if "metadata" in written:
+            written["job_metadata"] = written.pop("metadata")
+        if "max_attempts" in self.limits.model_fields_set:
+            written["max_attempts"] = self.limits.max_attempts
+        if "max_runtime_s" in self.limits.model_fields_set:
+            written["max_runtime_seconds"] = self.limits.max_runtime_s
+        return written
 
 
 class PauseRequest(BaseModel):

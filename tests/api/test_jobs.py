@@ -205,3 +205,39 @@ def test_a_running_job_shows_its_progress(client: TestClient, running_job_id: st
     assert job.worker is not None
     assert job.worker.id == "cpu0@test"
     assert [change.status for change in job.status_transitions] == ["queued", "running"]
+
+
+# --- changing ---------------------------------------------------------------------------------
+
+
+def test_a_job_is_changed_in_what_describes_it(client: TestClient, job_id: str) -> None:
+    before = client.get(f"/v1/jobs/{job_id}").json()
+    changes = {"name": "new", "metadata": {"a": "b"}, "priority": 5, "limits": {"max_attempts": 2}}
+    answer = client.patch(f"/v1/jobs/{job_id}", json=changes)
+    after = answer.json()
+    assert answer.status_code == 200
+    assert (after["name"], after["metadata"], after["priority"]) == ("new", {"a": "b"}, 5)
+    assert (after["max_attempts"], after["deadline_at"]) == (2, None)
+    assert after["version"] > before["version"]
+    assert after["resolved"] == before["resolved"]
+    assert client.get(f"/v1/jobs/{job_id}/events").json()["data"][-1]["type"] == "job.updated"
+
+
+def test_what_is_absent_stays(client: TestClient, job_id: str) -> None:
+    client.patch(f"/v1/jobs/{job_id}", json={"priority": 5})
+    after = client.patch(f"/v1/jobs/{job_id}", json={"limits": {"max_runtime_s": 60}}).json()
+    assert (after["name"], after["priority"], after["max_attempts"]) == ("tiny", 5, 8)
+    assert after["deadline_at"] is not None
+
+
+def test_a_change_may_insist_on_the_version_it_knows(client: TestClient, job_id: str) -> None:
+    url = f"/v1/jobs/{job_id}"
+    etag = client.get(url).headers["etag"]
+    assert client.patch(url, json={"name": "a"}, headers={"If-Match": etag}).status_code == 200
+    late = client.patch(url, json={"name": "b"}, headers={"If-Match": etag})
+    assert (late.status_code, late.json()["code"]) == (412, "version_mismatch")
+    assert client.get(url).json()["name"] == "a"
+
+
+def test_the_recipe_of_a_job_cannot_be_changed(client: TestClient, job_id: str) -> None:
+    assert client.patch(f"/v1/jobs/{job_id}", json={"target": "50%"}).status_code == 422

@@ -39,6 +39,7 @@ NOBODYS = {
 _REQUESTS: dict[str, dict[str, Any]] = {
     "post /v1/models/{name}/versions": {"json": {"checkpoint": "ckpt_" + "0" * 32}},
     "put /v1/models/{name}/aliases/{alias}": {"json": {"version": 1}},
+    "patch /v1/jobs/{job_id}": {"json": {"name": "x"}},
     "patch /v1/webhooks/{webhook_id}": {"json": {"status": "disabled"}},
     "patch /v1/files/{file_id}": {
         "content": b"x",
