@@ -1,9 +1,9 @@
 """The recipe: the complete, frozen description of a run.
 
 The API validates a request with this class, the registry stores it, the library consumes it: nobody
-converts it, and a run reads no other setting. Simple forms are accepted where a person would type them
-(`"model": "org/name@revision"`, `"target": "100M"`, `"data": "org/name:config"`); the stored recipe is
-always the long form with every default filled. Torch-free.
+converts it, and a run reads no other setting. Simple forms are accepted where a person would type
+them (`"model": "org/name@revision"`, `"target": "100M"`, `"data": "org/name:config"`); the stored
+recipe is always the long form with every default filled. Torch-free.
 """
 
 import re
@@ -29,13 +29,13 @@ class Part(BaseModel):
     @model_validator(mode="before")
     @classmethod
     def _drop_auto(cls, value: object) -> object:
-        """`"auto"` means "as if I had not written it": the default, or a value resolved by the run."""
+        """`"auto"` means "as if I had not written it": the default, or what the run finds."""
         if isinstance(value, Mapping):
             return {k: v for k, v in value.items() if not (isinstance(v, str) and v == "auto")}
         return value
 
 
-# --- model -------------------------------------------------------------------------------------------
+# --- model ----------------------------------------------------------------------------------------
 
 
 class HubModel(Part):
@@ -65,7 +65,7 @@ ModelSource = Annotated[HubModel | PathModel, Field(discriminator="source")]
 
 
 def parse_model(text: str) -> dict[str, Any]:
-    """`org/name`, `org/name@revision`, `/a/directory` or `/a/directory/model.gguf` as a long form."""
+    """`org/name`, `org/name@revision`, `/a/directory` or `/a/model.gguf` as a long form."""
     if text.startswith("/"):
         if text.endswith(".gguf"):
             directory, _, file_name = text.rpartition("/")
@@ -75,7 +75,7 @@ def parse_model(text: str) -> dict[str, Any]:
     return {"source": "hub", "id": repository, **({"revision": revision} if revision else {})}
 
 
-# --- target ------------------------------------------------------------------------------------------
+# --- target ---------------------------------------------------------------------------------------
 
 
 class Shape(Part):
@@ -92,8 +92,8 @@ class Target(Part):
     """The size to reach: exactly one of the four.
 
     `num_parameters` counts every parameter once (tied ones once); `sparsity` is the share of the
-    *prunable* parameters (those of the decoder layers) to remove; `size_bytes` is the weights on disk in
-    `output.dtype`; `shape` is an explicit uniform architecture.
+    *prunable* parameters (those of the decoder layers) to remove; `size_bytes` is the weights on
+    disk in `output.dtype`; `shape` is an explicit uniform architecture.
     """
 
     num_parameters: int | None = Field(None, gt=0, description="All parameters, tied ones once.")
@@ -115,7 +115,7 @@ class Target(Part):
 
 
 def parse_target(value: str | int) -> dict[str, Any]:
-    """`100M`, `1.5B`, `110000000` are parameter counts; `30%` is the share of prunable parameters removed.
+    """`100M`, `1.5B`, `110000000` count parameters; `30%` is the share of prunable ones removed.
 
     Raises:
         ValueError: the text is neither.
@@ -140,7 +140,7 @@ def _expand_target(value: object) -> object:
     return value
 
 
-# --- data --------------------------------------------------------------------------------------------
+# --- data -----------------------------------------------------------------------------------------
 
 
 class HubData(Part):
@@ -222,9 +222,9 @@ class Domain(Part):
 class Mixture(Part):
     """How the domains are mixed while training.
 
-    `static` keeps the domains' weights. `dynamic` (Sheared-LLaMA's dynamic batch loading) gives more
-    to the domains whose held-out loss is furthest above its reference: after each cut, and again
-    every `update_steps` optimizer steps.
+    `static` keeps the domains' weights. `dynamic` (Sheared-LLaMA's dynamic batch loading) gives
+    more to the domains whose held-out loss is furthest above its reference: after each cut, and
+    again every `update_steps` optimizer steps.
     """
 
     kind: Literal["static", "dynamic"] = "static"
@@ -242,8 +242,8 @@ class Mixture(Part):
 class Data(Part):
     """The corpus: domains to train on, and text held out to evaluate on.
 
-    Without `evaluation`, a slice of each domain is held out by the hash of its documents, so the same
-    document is held out whatever its position and never trained on.
+    Without `evaluation`, a slice of each domain is held out by the hash of its documents, so the
+    same document is held out whatever its position and never trained on.
     """
 
     train: tuple[Domain, ...] = Field(min_length=1, description="Domains to train on.")
@@ -285,7 +285,7 @@ class Data(Part):
         return self
 
 
-# --- method: axes x importance x allocation x schedule x compensation x recovery ---------------------
+# --- method: axes x importance x allocation x schedule x compensation x recovery ------------------
 
 Axis = Literal["intermediate", "kv_group", "query_head", "layer", "attention_block", "mlp_block"]
 ImportanceKind = Literal[
@@ -322,7 +322,7 @@ ServingEngine = Literal[
 
 
 class Calibration(Part):
-    """Text that importance is measured on, drawn anew from the training domains for each increment."""
+    """Text that importance is measured on, drawn anew from the training text for each increment."""
 
     num_samples: int = Field(32, gt=0, description="Sequences drawn.")
     sequence_length: int = Field(256, ge=8, description="Tokens of each.")
@@ -380,7 +380,7 @@ class Schedule(Part):
         None,
         ge=1,
         le=1000,
-        description="Default: one for every 5 % of parameters removed, at least 3.",
+        description="Default: one for every 7 % of parameters removed, at least 3.",
     )
     num_tokens: int | None = Field(
         None,
@@ -393,7 +393,7 @@ class Schedule(Part):
 
 
 class LearningRate(Part):
-    """One schedule over all increments: linear warm-up, constant, then decay to `min_ratio` x peak."""
+    """One schedule over all increments: linear warm-up, constant, decay to `min_ratio` x peak."""
 
     peak: float = Field(1e-4, gt=0, lt=1, description="Its largest value.")
     warmup_fraction: float = Field(
@@ -484,7 +484,7 @@ class Evaluation(Part):
 
 
 class QualityFloor(Part):
-    """Stop before the increment that would break it; the job then ends with outcome `quality_floor`."""
+    """Stop before the increment that would break it; the outcome is then `quality_floor`."""
 
     metric: Literal["perplexity_ratio"] = Field("perplexity_ratio", description="What is watched.")
     max: float = Field(gt=1, description="Its largest value.")
