@@ -517,7 +517,7 @@ class Recipe(Part):
         description="The size to reach, or several on the way."
     )
     data: Data = Field(description="The text to train on and to measure with.")
-    method: MethodName = Field("adapt_pruner", description="A preset of the fields below.")
+    method: MethodName = Field("espalier", description="A preset of the fields below.")
     axes: tuple[Axis, ...] = Field(
         ("intermediate", "kv_group"), min_length=1, description="What may be cut."
     )
@@ -545,7 +545,7 @@ class Recipe(Part):
         """Lay the request over the named method's fragment, so that what was written wins."""
         if not isinstance(value, Mapping):
             return value
-        method = value.get("method", "adapt_pruner")
+        method = value.get("method", "espalier")
         fragment = PRESETS.get(method, {}) if isinstance(method, str) else {}
         return serving.fill(_overlay(fragment, value))
 

@@ -45,7 +45,7 @@ def test_what_is_created_is_what_is_read(client: TestClient) -> None:
 def test_a_dry_run_resolves_and_stores_nothing(client: TestClient) -> None:
     response = client.post("/v1/jobs?dry_run=true", json=SMALL_REQUEST)
     assert response.status_code == 200
-    assert response.json()["resolved"]["method"] == "adapt_pruner"
+    assert response.json()["resolved"]["method"] == "espalier"
     assert client.get("/v1/jobs").json()["data"] == []
 
 
