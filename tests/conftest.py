@@ -47,7 +47,7 @@ def no_litter() -> Iterator[None]:
     left = [child for child in psutil.Process().children(recursive=True) if _is_running(child)]
     assert not left, f"processes are left: {left}"
     assert {user.pw_name for user in pwd.getpwall()} == users
-    directories = [p for p in Path(tempfile.gettempdir()).glob(f"{PREFIX}*") if _is_ours(p)]
+    directories = list(Path(tempfile.gettempdir()).glob(f"{PREFIX}*"))
     assert not directories, f"directories are left: {directories}"
 
 
@@ -58,14 +58,6 @@ def _is_running(process: psutil.Process) -> bool:
         return not helper and process.status() != psutil.STATUS_ZOMBIE
     except psutil.NoSuchProcess:
         return False
-
-
-def _is_ours(directory: Path) -> bool:
-    # Another run of the suite, at the same time, has directories of its own.
-    return directory.stat().st_mtime >= psutil.Process().create_time() and not any(
-        str(directory) in " ".join(process.info["cmdline"] or [])
-        for process in psutil.process_iter(["cmdline"])
-    )
 
 
 @pytest.fixture(scope="session")

@@ -21,7 +21,8 @@ from pathlib import Path
 import psycopg
 import redis
 
-PREFIX = "espalier-test-"
+# With the process id: another run of the suite, at the same time, has directories of its own.
+PREFIX = f"espalier-test-{os.getpid()}-"
 _START_SECONDS = 30.0
 _STOP_SECONDS = 20.0
 _PR_SET_PDEATHSIG = 1
