@@ -253,7 +253,7 @@ class Data(Part):
     held_out_fraction: float = Field(
         0.05, gt=0, le=0.5, description="Share of the documents held out."
     )
-    max_held_out_tokens: int = Field(32_768, gt=0, description="Held-out text is cut there.")
+    max_held_out_tokens: int = Field(16_384, gt=0, description="Held-out text is cut there.")
     mixture: Mixture = Field(Mixture(), description="How the domains are mixed.")
 
     @field_validator("train", mode="before")
