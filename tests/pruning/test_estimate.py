@@ -143,12 +143,13 @@ def test_estimating_does_not_import_torch() -> None:
 )
 def test_the_floor_follows_the_axes(axes: list[str], left: dict[str, int]) -> None:
     config = {**CONFIG, "head_dim": 64}
-    floor = estimate(recipe("0%", axes=axes), config).floor_num_parameters
+    floor = estimate(recipe("0%", method="adapt_pruner", axes=axes), config).floor_num_parameters
     assert floor == estimate(recipe("0%"), {**config, **left}).num_parameters
 
 
 def test_one_kind_of_block_leaves_all_of_the_other() -> None:
-    floor = estimate(recipe("0%", axes=["mlp_block"]), CONFIG).floor_num_parameters
+    blocks = recipe("0%", method="adapt_pruner", axes=["mlp_block"])
+    floor = estimate(blocks, CONFIG).floor_num_parameters
     assert floor == 134_515_008 - 29 * 3 * 576 * 1536
 
 

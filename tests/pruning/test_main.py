@@ -184,5 +184,5 @@ def test_without_an_events_pipe_a_person_can_read_along_and_inspect_the_result(
         text=True,
         check=True,
     )
-    assert "8 files verified" in inspected.stdout
+    assert "9 files verified" in inspected.stdout
     assert "recovered" in inspected.stdout

@@ -258,7 +258,12 @@ def test_the_increment_that_breaks_the_quality_floor_is_not_published(
     tiny_model_dir: Path, corpus: Path, tmp_path: Path
 ) -> None:
     # What a cut does to random weights is found by measuring; the floor is put just below it.
-    options = {"recovery": {"kind": "none"}, "schedule": {"num_increments": 4}, "target": "70%"}
+    options = {
+        "method": "adapt_pruner",
+        "recovery": {"kind": "none"},
+        "schedule": {"num_increments": 4},
+        "target": "70%",
+    }
     free = events_of(make_recipe(tiny_model_dir, corpus, **options), tmp_path / "free")
     (base,) = perplexities(free, "base")
     ratios = [value / base for value in perplexities(free, "recovered")]
@@ -338,6 +343,7 @@ def test_a_first_increment_below_the_quality_floor_is_an_error(
     recipe = make_recipe(
         tiny_model_dir,
         corpus,
+        method="adapt_pruner",
         quality_floor={"max": 1.01},
         recovery={
             "sequence_length": 64,

@@ -105,6 +105,7 @@ def test_blocks_can_go_in_several_cuts_with_training_between(
     recipe = make_recipe(
         deep_model,
         write_corpus(tmp_path / "text.jsonl"),
+        method="adapt_pruner",
         axes=["attention_block", "mlp_block"],
         importance={"kind": kind, **SMALL["importance"]},
         target="40%",
