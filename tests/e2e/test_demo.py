@@ -13,15 +13,16 @@ from tests.e2e.stack import IMPATIENT, assert_gone, wait_until, write_model_and_
 
 
 def test_the_demo_goes_on_after_ctrl_c_and_ends_with_its_table(tmp_path: Path) -> None:
+    # Text enough that four increments are not over before the interrupt arrives.
     model, text = write_model_and_text(
-        tmp_path / "inputs", intermediate_size=256, num_documents=600
+        tmp_path / "inputs", intermediate_size=256, num_documents=2400
     )
     command = [sys.executable, "-m", "espalier.demo", "--directory", str(tmp_path / "demo")]
     command += ["--model", str(model), "--data", str(text), "--target", "30%"]
 
     log = tmp_path / "first.log"
     first = _start([*command, "--tokens", "80000"], log)
-    wait_until(lambda: "increment 1: checkpoint" in log.read_text(), seconds=180, what="a cut")
+    wait_until(lambda: "(base)" in log.read_text(), seconds=180, what="a first evaluation")
     tree = psutil.Process(first.pid).children(recursive=True)
     first.send_signal(signal.SIGINT)
     assert first.wait(60) == 130
