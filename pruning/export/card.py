@@ -43,7 +43,7 @@ def _summary(manifest: Manifest) -> str:
     return f"""\
 # {_name(lineage.model)}, {share:.0%} smaller
 
-Pruned from **{lineage.model}**{revision} by [Espalier](https://pypi.org/project/espalier/):
+Pruned from **{lineage.model}**{revision} by Espalier:
 {manifest.num_parameters:,} of {manifest.base_num_parameters:,} parameters stay, in
 {len(widths)} layers {_range(w.intermediate_size for w in widths)} channels and
 {_range(w.num_attention_heads for w in widths)} heads wide. The licence of the base model applies,
