@@ -46,7 +46,11 @@ def test_held_out_documents_are_never_trained_on(
     documents = make_documents(200)
     write_jsonl(tmp_path / "a.jsonl", documents[:150])
     write_jsonl(tmp_path / "b.jsonl", documents[50:])
-    data = {"train": str(tmp_path), "held_out_fraction": 0.2}
+    data = {
+        "train": str(tmp_path),
+        "held_out_fraction": 0.2,
+        "max_held_out_tokens": 100_000,
+    }
     corpus = build(data, tiny_tokenizer, tmp_path / "corpus")
     train = {d for domain in corpus.domains for d in documents_of(domain.train, tiny_tokenizer)}
     held = {d for domain in corpus.domains for d in documents_of(domain.held_out, tiny_tokenizer)}
