@@ -189,6 +189,20 @@ def test_a_fresh_process_opens_a_pruned_model_only_after_the_import(tmp_path: Pa
     assert loaded.stdout.strip() == str(sum(p.numel() for p in model.parameters())), loaded.stderr
 
 
+def test_vllm_prepares_its_processes_by_the_installed_entry_point(tmp_path: Path) -> None:
+    model = make_tiny_model("llama")
+    prune_unevenly(model)
+    model.save_pretrained(tmp_path)
+    opened = run_python(
+        "import sys; from importlib.metadata import entry_points;"
+        "[plugin.load()() for plugin in entry_points(group='vllm.general_plugins')];"
+        "from transformers import AutoModelForCausalLM as A;"
+        "m = A.from_pretrained(sys.argv[1]); print(sum(p.numel() for p in m.parameters()))",
+        str(tmp_path),
+    )
+    assert opened.stdout.strip() == str(sum(p.numel() for p in model.parameters())), opened.stderr
+
+
 @pytest.mark.parametrize("family", FAMILIES)
 def test_stock_transformers_opens_a_shallower_model(family: str, tmp_path: Path) -> None:
     model = make_tiny_model(family)
