@@ -287,7 +287,10 @@ class Data(Part):
 
 # --- method: axes x importance x allocation x schedule x compensation x recovery ------------------
 
-Axis = Literal["intermediate", "kv_group", "query_head", "layer", "attention_block", "mlp_block"]
+Axis = Literal[
+    "intermediate", "kv_group", "query_head", "expert", "layer", "attention_block", "mlp_block"
+]
+_DEPTH_AXES: tuple[Axis, ...] = ("layer", "attention_block", "mlp_block")
 ImportanceKind = Literal[
     "magnitude",
     "taylor",
@@ -537,6 +540,13 @@ class Recipe(Part):
         (), description="Engines that must be able to run the result."
     )
     tensor_parallel: int = Field(1, ge=1, le=64, description="Devices each layer is split over.")
+    gpus: int | None = Field(
+        None,
+        ge=1,
+        le=64,
+        description="GPUs of one machine that the run is spread over. Default: one device.",
+    )
+    processes: int = Field(1, ge=1, le=64, description="CPU processes that the run is spread over.")
     seed: int = Field(42, ge=0, lt=2**31, description="Of everything random.")
 
     @model_validator(mode="before")
@@ -547,7 +557,7 @@ class Recipe(Part):
             return value
         method = value.get("method", "espalier")
         fragment = PRESETS.get(method, {}) if isinstance(method, str) else {}
-        return serving.fill(_overlay(fragment, value))
+        return serving.fill(_overlay(_yielding(fragment, value), value))
 
     @model_validator(mode="after")
     def _servable(self) -> Self:
@@ -563,10 +573,16 @@ class Recipe(Part):
         return self
 
     @model_validator(mode="after")
+    def _spread_over_one_kind(self) -> Self:
+        if self.gpus is not None and self.processes > 1:
+            raise ValueError("give gpus or processes, not both: a run is spread over one of them")
+        return self
+
+    @model_validator(mode="after")
     def _layers_go_alone(self) -> Self:
         """Widths are allotted among layers that stay: a second run thins out a shallower model."""
         blocks = {"attention_block", "mlp_block"}
-        if not {"layer", *blocks} & set(self.axes):
+        if not set(_DEPTH_AXES) & set(self.axes):
             return self
         if set(self.axes) != {"layer"} and not set(self.axes) <= blocks:
             raise ValueError(
@@ -607,9 +623,22 @@ class Recipe(Part):
         return {"train": value} if isinstance(value, str) else value
 
     @property
+    def num_ranks(self) -> int:
+        """Processes that share the run: one for each GPU, or as many on the CPU."""
+        return self.gpus or self.processes
+
+    @property
     def targets(self) -> tuple[Target, ...]:
         """The sizes to publish, as given; a single target is a family of one."""
         return self.target if isinstance(self.target, tuple) else (self.target,)
+
+
+def _yielding(fragment: Mapping[str, Any], request: Mapping[str, Any]) -> Mapping[str, Any]:
+    """A preset's fragment without the repair that the axes asked for leave nothing to repair."""
+    axes = request.get("axes")
+    if isinstance(axes, list | tuple) and set(_DEPTH_AXES) & {str(axis) for axis in axes}:
+        return {**fragment, "compensation": "none"}
+    return fragment
 
 
 def _overlay(base: Mapping[str, Any], over: Mapping[str, Any]) -> dict[str, Any]:
