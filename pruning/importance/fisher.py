@@ -59,12 +59,14 @@ class _LayerCurves:
             for axis in BLOCK_AXES
         }
         heads = self._eliminate("query_head", widths=()).scores
+        attention, mlp = self._block_cost("kv_group"), self._block_cost("intermediate")
         return LayerScores(
             intermediate=_stored(eliminations["intermediate"].scores),
             kv_groups=_stored(eliminations["kv_group"].scores),
             query_heads=_stored(heads).view(self._num_groups("kv_group"), -1),
-            attention_importance=self._block_cost("kv_group"),
-            mlp_importance=self._block_cost("intermediate"),
+            attention_importance=attention,
+            mlp_importance=mlp,
+            layer_importance=attention + mlp,
             removals={
                 axis: Removal(order=found.order.cpu(), costs=_stored(found.costs))
                 for axis, found in eliminations.items()

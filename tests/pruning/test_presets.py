@@ -98,6 +98,25 @@ def test_a_preset_in_several_cuts_resumes_to_the_same_model(
     assert count_parameters(opened(second)) < count_parameters(opened(first))
 
 
+@pytest.mark.parametrize("axes", [["layer"], ["attention_block", "mlp_block"]])
+def test_the_default_takes_whole_blocks_where_it_is_asked_to(
+    axes: list[str], deep_model: Path, tmp_path: Path
+) -> None:
+    recipe = recipe_of(
+        "espalier",
+        deep_model,
+        write_corpus(tmp_path / "text.jsonl"),
+        axes=axes,
+        target="40%",
+        schedule={"num_increments": 2, "num_tokens": 512},
+    )
+    last = published_by(recipe, tmp_path / "out")[-1]
+    plan, base = read_manifest(last).plan, opened(deep_model)
+    assert any(not layer.kv_groups or not layer.intermediate for layer in plan.layers)
+    removed = count_parameters(base) - count_parameters(opened(last))
+    assert removed >= 0.4 * count_prunable_parameters(base)
+
+
 @pytest.mark.parametrize("kind", ["block_influence", "taylor", "fluctuation"])
 def test_blocks_can_go_in_several_cuts_with_training_between(
     kind: str, deep_model: Path, tmp_path: Path

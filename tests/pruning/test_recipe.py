@@ -1,0 +1,35 @@
+"""What a request becomes: presets give way to what was written, and to what makes them senseless."""
+
+from typing import Any
+
+import pytest
+from pydantic import ValidationError
+
+from pruning.presets import PRESETS
+from pruning.recipe import Recipe
+
+DEPTHS = [["layer"], ["attention_block"], ["attention_block", "mlp_block"]]
+
+
+def recipe(**changes: Any) -> Recipe:
+    return Recipe.model_validate({"model": "a/model", "target": "30%", "data": "a/text", **changes})
+
+
+@pytest.mark.parametrize("axes", DEPTHS)
+@pytest.mark.parametrize("method", sorted(PRESETS))
+def test_a_presets_repair_yields_where_whole_blocks_go(method: str, axes: list[str]) -> None:
+    assert recipe(method=method, axes=axes).compensation == "none"
+
+
+def test_asking_to_repair_whole_blocks_is_a_contradiction() -> None:
+    with pytest.raises(ValidationError, match="compensation must be 'none'"):
+        recipe(axes=["layer"], compensation="least_squares")
+
+
+def test_a_presets_repair_stays_where_blocks_are_thinned_out() -> None:
+    assert recipe(axes=["intermediate"]).compensation == "least_squares"
+
+
+def test_a_resolved_recipe_resolves_to_itself() -> None:
+    resolved = recipe(axes=["layer"])
+    assert Recipe.model_validate_json(resolved.model_dump_json()) == resolved
