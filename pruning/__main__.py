@@ -3,7 +3,7 @@
 
 `run` exits with 0 when finished, or stopped after an increment by SIGTERM or Ctrl-C; with 75
 (EX_TEMPFAIL) when trying again may help; with 78 (EX_CONFIG) when the recipe, model or data must
-change first.
+change first. `wait` imports everything and does then what a line on standard input says.
 """
 
 import argparse
@@ -23,6 +23,7 @@ from pydantic import ValidationError
 from rich.console import Console
 from rich.table import Table
 
+from pruning import parked
 from pruning.errors import CheckpointCorrupt, InvalidRecipe, PruningError
 from pruning.events import Emit, Event, RunFailed, dump_event
 from pruning.manifest import Manifest, read_manifest
@@ -38,6 +39,10 @@ logger = logging.getLogger("pruning")
 def main(arguments: list[str] | None = None) -> int:
     """Parse the command line, run the command, and return the exit status."""
     parsed = _parser().parse_args(arguments)
+    if parsed.command == "wait":
+        parked.import_everything()
+        order = parked.wait_for_order()
+        return 0 if order is None else main(["run", *order])
     logging.basicConfig(stream=sys.stderr, format="%(levelname)s %(name)s: %(message)s")
     if parsed.command == "inspect":
         return _inspect(parsed.checkpoint, parsed.verify)
@@ -58,6 +63,7 @@ def _parser() -> argparse.ArgumentParser:
     run.add_argument("--events-fd", type=int, metavar="N", help="write events to this descriptor")
     run.add_argument("--device", choices=("auto", "cpu", "cuda"), default="auto")
     run.add_argument("--threads", type=int, metavar="N", help="CPU threads; default: all cores")
+    commands.add_parser("wait", help="be ready to run; what, a line on standard input will say")
     inspect = commands.add_parser("inspect", help="say what a checkpoint holds")
     inspect.add_argument("checkpoint", type=Path, metavar="CHECKPOINT_DIR")
     inspect.add_argument("--verify", action="store_true", help="hash every file")

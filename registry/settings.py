@@ -74,6 +74,10 @@ class Settings(BaseSettings):
         (sys.executable, "-m", "pruning"), description="The program that runs recipes."
     )
     child_device: str = "auto"
+    park_child: bool = Field(
+        True,
+        description="Between jobs a child waits that has imported everything: about 400 MB.",
+    )
 
     @model_validator(mode="before")
     @classmethod

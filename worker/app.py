@@ -35,12 +35,16 @@ def _connect(settings: Settings, workplace: Any, presence: Any) -> None:
 
     def ready(**_: object) -> None:
         presence().start()
+        place: Workplace = workplace()
+        place.parking.park()
 
     def shutting_down(**_: object) -> None:
         place: Workplace = workplace()
         place.stopping.set()
 
     def shut_down(**_: object) -> None:
+        place: Workplace = workplace()
+        place.parking.close()
         keeper: Presence = presence()
         keeper.stop()
 

@@ -12,11 +12,11 @@ import queue
 import signal
 import subprocess
 import threading
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from types import TracebackType
-from typing import Any, Self
+from typing import IO, Any, Self
 
 from pydantic import ValidationError
 
@@ -67,12 +67,10 @@ class Invocation:
     environment: Mapping[str, str]
     log_path: Path
 
-    def arguments(self, events_fd: int) -> list[str]:
-        """The command line."""
+    def run_arguments(self, events_fd: int) -> list[str]:
+        """What `run` is told."""
         resume = ["--resume", str(self.resume_from)] if self.resume_from else []
         return [
-            *self.command,
-            "run",
             str(self.recipe_path),
             *("--out", str(self.out_dir)),
             *resume,
@@ -83,16 +81,25 @@ class Invocation:
 
 def child_environment(parent: Mapping[str, str], recipe: Mapping[str, Any]) -> dict[str, str]:
     """The environment of a child: only what may pass, offline unless the recipe names a hub."""
+    if not _uses_hub(recipe):
+        return offline_environment(parent)
+    online = {name: parent[name] for name in (*_PROXIES, "HF_TOKEN") if name in parent}
+    return _passed_on(parent) | online
+
+
+def offline_environment(parent: Mapping[str, str]) -> dict[str, str]:
+    """The environment of a child that has all it needs on this host."""
+    return _passed_on(parent) | _OFFLINE
+
+
+def _passed_on(parent: Mapping[str, str]) -> dict[str, str]:
     passed = {
         name: value
         for name, value in parent.items()
         if (name in _PASSED or name.startswith(_PASSED_PREFIXES))
         and not any(word in name.upper() for word in _SECRET)
     }
-    environment = {**passed, **_ALLOCATOR, "PYTHONUNBUFFERED": "1"}
-    if not _uses_hub(recipe):
-        return {**environment, **_OFFLINE}
-    return environment | {name: parent[name] for name in (*_PROXIES, "HF_TOKEN") if name in parent}
+    return {**passed, **_ALLOCATOR, "PYTHONUNBUFFERED": "1"}
 
 
 def _uses_hub(recipe: Mapping[str, Any]) -> bool:
@@ -200,22 +207,50 @@ class Child:
 def start(invocation: Invocation) -> Child:
     """Start the child from the thread that will stay with it until its end."""
     invocation.log_path.parent.mkdir(parents=True, exist_ok=True)
+    with invocation.log_path.open("ab") as log:
+        process, events = spawn(
+            lambda events_fd: [*invocation.command, "run", *invocation.run_arguments(events_fd)],
+            invocation.environment,
+            stdin=subprocess.DEVNULL,
+            output=log,
+        )
+    return Child(process, events.read_fd, invocation.log_path)
+
+
+@dataclass(frozen=True)
+class EventPipe:
+    """A child's events: where they are read here, and the number of the other end over there."""
+
+    read_fd: int
+    child_fd: int
+
+
+def spawn(
+    command: Callable[[int], Sequence[str]],
+    environment: Mapping[str, str],
+    *,
+    stdin: int,
+    output: IO[bytes] | None,
+) -> tuple[subprocess.Popen[bytes], EventPipe]:
+    """A process in a group of its own that dies with this thread; `command` is told its pipe.
+
+    Without `output` it prints where this process does.
+    """
     read_fd, write_fd = os.pipe()
     try:
-        with invocation.log_path.open("ab") as log:
-            process = subprocess.Popen(
-                invocation.arguments(write_fd),
-                stdin=subprocess.DEVNULL,
-                stdout=log,
-                stderr=log,
-                env=dict(invocation.environment),
-                pass_fds=(write_fd,),
-                start_new_session=True,
-                preexec_fn=_die_with(os.getpid()),
-            )
+        process = subprocess.Popen(
+            command(write_fd),
+            stdin=stdin,
+            stdout=output,
+            stderr=output,
+            env=dict(environment),
+            pass_fds=(write_fd,),
+            start_new_session=True,
+            preexec_fn=_die_with(os.getpid()),
+        )
     except BaseException:
         os.close(read_fd)
         raise
     finally:
         os.close(write_fd)
-    return Child(process, read_fd, invocation.log_path)
+    return process, EventPipe(read_fd, write_fd)

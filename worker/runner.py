@@ -20,7 +20,6 @@ from registry.leases import Lease
 from registry.status import JobStatus
 from registry.sweep import backoff
 from registry.tables import Job
-from worker import child as child_process
 from worker import kept
 from worker.child import Invocation, child_environment
 from worker.heartbeat import Heartbeat
@@ -75,7 +74,7 @@ def _run_child(
     lease, resume_from = _open_head(workplace, lease, directory / "resume")
     invocation = _prepare(workplace, lease, directory, resume_from)
     recorder = Recorder(workplace, lease, given_up=lambda: heartbeat.lost)
-    with child_process.start(invocation) as child:
+    with workplace.parking.start(invocation) as child:
         logger.info("job %s: child %d, log %s", lease.job_id, child.pid, invocation.log_path)
         slice_ = Slice(
             workplace=workplace,

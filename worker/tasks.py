@@ -39,6 +39,8 @@ def take_hint(app: Celery, workplace: Workplace, presence: Presence, job_id: str
     finally:
         presence.current_job_id = None
     if ran:
+        # Not earlier: getting ready would take its processors from the run.
+        workplace.parking.park()
         keep_logs(workplace, job_id)
         drop_uploads(workplace, job_id)
         with transaction(workplace.factory) as session:

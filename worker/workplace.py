@@ -17,6 +17,7 @@ from registry.db import SessionFactory, create_engine, session_factory, transact
 from registry.settings import Settings
 from registry.storage import ArtifactStore, store_for
 from registry.workers import Identity
+from worker.parking import Parking
 
 _FIRST_PAUSE_SECONDS = 0.2
 _LAST_PAUSE_SECONDS = 5.0
@@ -33,6 +34,7 @@ class Workplace:
     factory: SessionFactory
     store: ArtifactStore
     identity: Identity
+    parking: Parking
     stopping: threading.Event = field(default_factory=threading.Event)
 
     def apply(
@@ -64,6 +66,7 @@ def open_workplace(settings: Settings) -> Workplace:
         factory=session_factory(create_engine(settings)),
         store=store_for(settings.artifacts_url, reserve_bytes=settings.storage_reserve_bytes),
         identity=identify(settings),
+        parking=Parking(settings.child_command, enabled=settings.park_child),
     )
 
 

@@ -55,7 +55,7 @@ def _parameters_in_a_fresh_process(directory: Path) -> int:
 def test_a_killed_child_costs_at_most_its_increment(up: Up, inputs: tuple[Path, Path]) -> None:
     job = up.client.submit(tiny_request(*inputs, num_tokens=LONG))
     wait_for_increment(up.client, job.id, 1)
-    up.find("pruning", "run").kill()
+    up.find("pruning").kill()
     job = wait_for_success(up.client, job.id)
     assert committed_increments(up.client, job.id) == ALL_INCREMENTS
     assert job.attempt > 1
@@ -66,7 +66,7 @@ def test_a_killed_worker_takes_its_child_along_and_another_goes_on(
 ) -> None:
     job = up.client.submit(tiny_request(*inputs, num_tokens=LONG))
     wait_for_increment(up.client, job.id, 1)
-    child = up.find("pruning", "run")
+    child = up.find("pruning")
     up.find("celery").kill()
     assert_gone([child])
     job = wait_for_success(up.client, job.id)

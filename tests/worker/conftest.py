@@ -37,6 +37,7 @@ def workplace(settings: Settings) -> Iterator[Workplace]:
     """What a worker process has."""
     place = open_workplace(settings)
     yield place
+    place.parking.close()
     place.factory.kw["bind"].dispose()
 
 

@@ -17,6 +17,7 @@ from pathlib import Path
 from types import FrameType
 from typing import Any
 
+from pruning import parked
 from pruning.events import (
     EvaluationFinished,
     Event,
@@ -265,15 +266,21 @@ class Run:
         return BASE - 100 * increment
 
 
-def main() -> int:
+def main(arguments: list[str] | None = None) -> int:
     parser = argparse.ArgumentParser()
-    parser.add_argument("verb", choices=["run"])
-    parser.add_argument("recipe", type=Path)
-    parser.add_argument("--out", type=Path, required=True)
-    parser.add_argument("--resume", type=Path)
-    parser.add_argument("--events-fd", type=int, required=True)
-    parser.add_argument("--device", default="auto")
-    return Run(parser.parse_args()).go()
+    commands = parser.add_subparsers(dest="command", required=True)
+    commands.add_parser("wait")
+    run = commands.add_parser("run")
+    run.add_argument("recipe", type=Path)
+    run.add_argument("--out", type=Path, required=True)
+    run.add_argument("--resume", type=Path)
+    run.add_argument("--events-fd", type=int, required=True)
+    run.add_argument("--device", default="auto")
+    parsed = parser.parse_args(arguments)
+    if parsed.command == "wait":
+        order = parked.wait_for_order()
+        return 0 if order is None else main(["run", *order])
+    return Run(parsed).go()
 
 
 if __name__ == "__main__":
