@@ -14,12 +14,12 @@ from registry.db import SessionFactory, transaction
 logger = logging.getLogger(__name__)
 
 _SAFE = frozenset({"GET", "HEAD", "OPTIONS"})
-_CHANGES_NOTHING = frozenset({"/v1/estimates"})
+_CHANGES_NOTHING = frozenset({"/v1/estimates", "/jobs/new/estimate", "/jobs/new/preview"})
 _MAX_OBJECT = 512
 
 
 class Auditing:
-    """ASGI middleware: after the answer to a request under `/v1` that may change something.
+    """ASGI middleware: after the answer to a request that may change something, a form's too.
 
     Entries name the method, the route and the path, who asked and what was answered; never a body.
     """
@@ -49,7 +49,6 @@ def _is_audited(scope: Scope) -> bool:
     return (
         scope["type"] == "http"
         and scope["method"] not in _SAFE
-        and scope["path"].startswith("/v1/")
         and scope["path"] not in _CHANGES_NOTHING
     )
 

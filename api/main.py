@@ -9,12 +9,10 @@ from importlib.metadata import version
 from types import FrameType
 
 from fastapi import Depends, FastAPI
-from fastapi.staticfiles import StaticFiles
 from pydantic import BaseModel
 
 from api.auditing import Auditing
-from api.dashboard import pages, sign_in
-from api.dashboard.rendering import STATIC, build_templates
+from api.dashboard.site import install_dashboard
 from api.errors import install_error_handlers
 from api.metrics import Measured, Metrics
 from api.middleware import BodyLimit, ResponseHeaders
@@ -85,9 +83,7 @@ def create_app(
     _open(app, settings or Settings(), limits)
     for routes in ROUTES:
         app.include_router(routes.router)
-    app.include_router(sign_in.router, include_in_schema=False)
-    app.include_router(pages.router, include_in_schema=False)
-    app.mount("/static", StaticFiles(directory=STATIC), name="static")
+    install_dashboard(app)
     app.add_middleware(
         BodyLimit, max_bytes=limits.max_body_bytes, max_upload_bytes=limits.max_upload_bytes
     )
@@ -95,7 +91,6 @@ def create_app(
     app.add_middleware(Auditing)
     app.add_middleware(ResponseHeaders)
     install_error_handlers(app)
-    app.add_exception_handler(pages.SignInNeeded, pages.redirect_to_sign_in)
     install_openapi(app, models=BODIES)
     return app
 
@@ -116,7 +111,6 @@ def _open(app: FastAPI, settings: Settings, api_settings: ApiSettings) -> None:
         per_second=api_settings.rate_limit_per_second, burst=api_settings.rate_limit_burst
     )
     app.state.model_configs = ModelConfigs(settings, hub_seconds=api_settings.hub_seconds)
-    app.state.templates = build_templates()
     app.state.stopping = threading.Event()
     app.state.watcher = JobWatcher(
         app.state.sessions,

@@ -118,6 +118,34 @@ def _short(tokens: float) -> str:
 
 
 @dataclass(frozen=True)
+class Sparkline:
+    """A curve the size of a word."""
+
+    path: str
+    end: tuple[float, float]
+    label: str
+
+
+SPARK_WIDTH, SPARK_HEIGHT = 96, 22
+
+
+def sparkline(values: Sequence[float]) -> Sparkline:
+    """Two values or more, evenly spaced, on an axis of their own."""
+    low, high = min(values), max(values)
+    span = (high - low) or 1.0
+    across = (SPARK_WIDTH - 8) / (len(values) - 1)
+    points = [
+        (round(3 + i * across, 1), round(3 + (SPARK_HEIGHT - 6) * (high - value) / span, 1))
+        for i, value in enumerate(values)
+    ]
+    return Sparkline(
+        path="M" + "L".join(f"{x},{y}" for x, y in points),
+        end=points[-1],
+        label=f"from {values[0]:.2f} to {values[-1]:.2f}",
+    )
+
+
+@dataclass(frozen=True)
 class Cell:
     """One layer after one increment."""
 

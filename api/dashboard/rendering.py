@@ -46,7 +46,9 @@ def _page_context(request: Request) -> dict[str, Any]:
     cookie = getattr(request.state, "form_cookie", None) or cookies.get(
         SESSION_COOKIE, cookies.get(FORM_COOKIE, "")
     )
+    who = getattr(request.state, "viewer", None)
     return {
         "form_token": request.app.state.signer.form_token(cookie),
-        "signed_in": getattr(request.state, "viewer", None) is not None,
+        "signed_in": who is not None,
+        "may_administer": who is not None and who.may("admin"),
     }

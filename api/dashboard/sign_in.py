@@ -30,7 +30,7 @@ def check_form(request: Request, token: str) -> None:
 
 
 @router.get("/sign-in")
-def show_sign_in(request: Request, next: NextPath = "/jobs") -> Response:  # noqa: A002
+def show_sign_in(request: Request, next: NextPath = "/") -> Response:  # noqa: A002
     """The form, and the cookie that its token is bound to."""
     return _form(request, next_path=next)
 
@@ -40,7 +40,7 @@ def sign_in(
     request: Request,
     api_key: Annotated[str, Form(max_length=200)],
     form_token: FormToken,
-    next: Annotated[str, Form(max_length=500)] = "/jobs",  # noqa: A002
+    next: Annotated[str, Form(max_length=500)] = "/",  # noqa: A002
 ) -> Response:
     """A session for the key, or the form again with what was wrong."""
     check_form(request, form_token)
@@ -95,7 +95,7 @@ def _set_cookie(request: Request, response: Response, name: str, value: str) -> 
 def local_path(path: str) -> str:
     """The path if it stays on this host, else the start page."""
     stays = path.startswith("/") and not path.startswith(("//", "/\\")) and path.isprintable()
-    return path if stays and "\\" not in path else "/jobs"
+    return path if stays and "\\" not in path else "/"
 
 
 def viewer_of(request: Request) -> Principal | None:

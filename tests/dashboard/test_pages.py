@@ -43,7 +43,7 @@ def test_the_session_cookie_is_out_of_reach_of_scripts_and_other_sites(
 def test_without_a_session_every_page_leads_to_the_form_and_back(
     anonymous: TestClient, job_id: str
 ) -> None:
-    for path in ("/jobs", f"/jobs/{job_id}"):
+    for path in ("/", "/jobs", f"/jobs/{job_id}"):
         response = anonymous.get(path)
         assert (response.status_code, response.headers["location"]) == (
             303,
@@ -59,7 +59,7 @@ def test_signing_in_never_leads_to_another_host(
 ) -> None:
     token = form_token(anonymous.get("/sign-in", params={"next": target}).text)
     data = {"api_key": holder.secret, "form_token": token, "next": target}
-    assert anonymous.post("/sign-in", data=data).headers["location"] == "/jobs"
+    assert anonymous.post("/sign-in", data=data).headers["location"] == "/"
 
 
 def test_a_wrong_key_shows_the_form_again(anonymous: TestClient) -> None:
@@ -170,9 +170,31 @@ def test_the_list_pages_and_filters(
         for number in range(60):
             make_job(session, holder.tenant_id, name=f"job number {number:02}")
     first = browser.get("/jobs").text
-    assert first.count("job number") == 50
+    assert first.count(">job number") == 50
     older = re.search(r'href="(/jobs\?show=all&amp;after=[^"]+)"', first)
     assert older
-    assert browser.get(older[1].replace("&amp;", "&")).text.count("job number") == 10
-    assert browser.get("/jobs?show=failed").text.count("job number") == 0
+    assert browser.get(older[1].replace("&amp;", "&")).text.count(">job number") == 10
+    assert browser.get("/jobs?show=failed").text.count(">job number") == 0
+    assert browser.get("/jobs?q=NUMBER 07").text.count(">job number") == 1
     assert browser.get("/jobs?show=nothing").status_code == 422
+
+
+def test_the_first_page_shows_what_runs_and_what_happened(
+    browser: TestClient, running_job_id: str
+) -> None:
+    page = browser.get("/").text
+    assert f'id="run-{running_job_id}"' in page
+    assert "checkpoint.created" in page
+    assert "No worker is alive" in page
+
+
+def test_a_form_that_changes_something_is_in_the_audit_log(
+    browser: TestClient, client: TestClient, job_id: str
+) -> None:
+    token = form_token(browser.get(f"/jobs/{job_id}").text)
+    browser.post(f"/jobs/{job_id}/cancel", data={"form_token": token})
+    entry = client.get("/v1/audit").json()["data"][0]
+    assert (entry["action"], entry["path"]) == (
+        "POST /jobs/{job_id}/{action}",
+        f"/jobs/{job_id}/cancel",
+    )
