@@ -34,7 +34,7 @@ class Workplace:
     factory: SessionFactory
     store: ArtifactStore
     identity: Identity
-    parking: Parking
+    parking: Parking = field(default_factory=lambda: Parking((), enabled=False))
     stopping: threading.Event = field(default_factory=threading.Event)
 
     def apply(
