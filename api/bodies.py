@@ -37,12 +37,18 @@ def json_body(
         media_type = request.headers.get("content-type", "").partition(";")[0].strip().lower()
         if media_type != "application/json":
             raise Problem("unsupported_media_type", "Send the body as application/json.")
-        return _parse(model, content)
+        return parse_body(model, content)
 
     return read
 
 
-def _parse(model: type[Model], content: bytes) -> Body[Model]:
+def parse_body(model: type[Model], content: bytes) -> Body[Model]:
+    """The body of these bytes.
+
+    Raises:
+        RequestValidationError: it is none.
+        Problem: 422, it holds text that no database keeps.
+    """
     try:
         value = model.model_validate_json(content)
     except ValidationError as error:

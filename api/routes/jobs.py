@@ -74,7 +74,7 @@ def create_job(
         key=idempotency_key,
         path="/v1/jobs",
         written=body.written,
-        create=lambda: _create(session, who.tenant_id, body, foretold),
+        create=lambda: create_queued(session, who.tenant_id, body, foretold),
     )
     return _created(answer.body, answer.headers)
 
@@ -89,9 +89,15 @@ def _dry_run(
     return answer.model_dump(mode="json")
 
 
-def _create(
+def create_queued(
     session: Session, tenant_id: str, body: Body[JobCreate], foretold: Foretold | None
 ) -> dict[str, Any]:
+    """A job as it is answered.
+
+    Raises:
+        QuotaExceeded: the tenant has as many as it may.
+        FileNotUsable: it names a file that is not there, or not whole.
+    """
     wanted = body.value
     pace = find_pace(session, tenant_id) if foretold else None
     stored = foretold.estimate.storage_bytes if foretold else 0
