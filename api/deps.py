@@ -91,11 +91,7 @@ def principal(
     """
     who = _by_key(request, bearer) if "authorization" in request.headers else by_session(request)
     if who is None:
-        raise Problem(
-            "missing_key",
-            "Send `Authorization: Bearer pk_…`.",
-            headers={"WWW-Authenticate": "Bearer"},
-        )
+        raise Problem("missing_key", "Send `Authorization: Bearer pk_…`.")
     request.state.principal = who
     request.state.rate_limit = request.app.state.limiter.take(who.key_id)
     for scope in needed.scopes:
@@ -106,11 +102,7 @@ def principal(
 
 def _by_key(request: Request, bearer: HTTPAuthorizationCredentials | None) -> Principal:
     if bearer is None:
-        raise Problem(
-            "invalid_key",
-            "The Authorization header must read `Bearer pk_…`.",
-            headers={"WWW-Authenticate": "Bearer"},
-        )
+        raise Problem("invalid_key", "The Authorization header must read `Bearer pk_…`.")
     return authenticate(request.app.state.sessions, bearer.credentials)
 
 
@@ -164,7 +156,7 @@ def downloader(
     """Who downloads: by API key, session, or the signature of a URL.
 
     Raises:
-        Problem: 403 when the signature is not of this URL, or over.
+        Problem: 401 when the signature is not of this URL, or over.
     """
     if signature is None:
         return principal(request, needed, bearer)

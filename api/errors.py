@@ -30,8 +30,8 @@ TITLES: Mapping[str, tuple[int, str]] = {
     "invalid_key": (401, "The API key is not valid"),
     "expired_key": (401, "The API key has expired"),
     "insufficient_scope": (403, "The API key may not do this"),
-    "invalid_signature": (403, "The signed URL is not valid"),
-    "expired_signature": (403, "The signed URL has expired"),
+    "invalid_signature": (401, "The signed URL is not valid"),
+    "expired_signature": (401, "The signed URL has expired"),
     "csrf_failed": (403, "The form was not sent from this page"),
     "not_found": (404, "Not found"),
     "method_not_allowed": (405, "Method not allowed"),
@@ -121,6 +121,8 @@ def problem_response(request: Request, problem: Problem) -> Response:
     """The problem as a response; browsers that asked for a page get one."""
     request_id = getattr(request.state, "request_id", "")
     headers = {"X-Request-Id": request_id, **problem.headers}
+    if problem.status == 401:
+        headers.setdefault("WWW-Authenticate", "Bearer")
     if _wants_page(request):
         page: Response = request.app.state.templates.TemplateResponse(
             request, "error.html", {"problem": problem, "request_id": request_id}, problem.status

@@ -60,6 +60,9 @@ _MEANINGS = {
     503: "A part of the service is down.",
 }
 _STRING = {"type": "string"}
+_NO_NUL = "^[^\\u0000]*$"
+_CLOSED = frozenset({"pattern", "enum", "const", "format"})
+"""What already says which texts there are."""
 _SIMPLE_FORMS: Mapping[tuple[str, str], Mapping[str, Any]] = {
     ("JobCreate", "model"): {
         **_STRING,
@@ -99,6 +102,8 @@ def install_openapi(app: FastAPI, *, models: Sequence[type[BaseModel]]) -> None:
                 _add_model(schemas, model)
             _add_simple_forms(schemas)
             _drop_default_validation(document)
+            _drop_null_parameters(document)
+            _forbid_nul(document)
             _add_rate_limit(document)
         return derive()
 
@@ -131,6 +136,41 @@ def _drop_default_validation(document: dict[str, Any]) -> None:
                 operation["responses"]["422"] = problem
     for name in ("HTTPValidationError", "ValidationError"):
         document["components"]["schemas"].pop(name, None)
+
+
+def _drop_null_parameters(document: dict[str, Any]) -> None:
+    """A parameter is sent or not: no text stands for null."""
+    for operations in document["paths"].values():
+        for operation in operations.values():
+            for parameter in operation.get("parameters", ()):
+                schema = parameter["schema"]
+                forms = [form for form in schema.get("anyOf", ()) if form != {"type": "null"}]
+                if len(forms) == 1:
+                    del schema["anyOf"]
+                    schema.update(forms[0])
+
+
+def _forbid_nul(document: dict[str, Any]) -> None:
+    """Say of every free text in a request that U+0000 is refused (`api.bodies`)."""
+    schemas = document["components"]["schemas"]
+    todo: list[Any] = [
+        operation.get("requestBody", {}).get("content", {}).get("application/json")
+        for operations in document["paths"].values()
+        for operation in operations.values()
+    ]
+    seen: set[str] = set()
+    while todo:
+        part = todo.pop()
+        if isinstance(part, list):
+            todo += part
+        elif isinstance(part, dict):
+            if part.get("type") == "string" and not _CLOSED & part.keys():
+                part["pattern"] = _NO_NUL
+            todo += part.values()
+            name = str(part.get("$ref", "")).rpartition("/")[2]
+            if name and name not in seen:
+                seen.add(name)
+                todo.append(schemas[name])
 
 
 def _add_rate_limit(document: dict[str, Any]) -> None:

@@ -1,15 +1,14 @@
 """Query parameters: what is not offered is refused, or a misspelt filter would list everything."""
 
-import re
 from collections.abc import Iterator
-from datetime import UTC, datetime
 from typing import Annotated, Literal
 
 from fastapi import Query, Request
 from fastapi.dependencies.models import Dependant
-from pydantic import AfterValidator, AwareDatetime, BaseModel, BeforeValidator, ConfigDict, Field
+from pydantic import BaseModel, ConfigDict, Field
 
 from api.errors import Problem
+from api.schemas.base import UtcTime
 from registry.status import JobStatus
 
 MAX_POINTS = 10_000
@@ -49,22 +48,6 @@ def _query_names(dependant: Dependant) -> Iterator[str]:
         yield from _query_names(part)
 
 
-def _as_utc(at: datetime) -> datetime:
-    try:
-        return at.astimezone(UTC)
-    except OverflowError:
-        raise ValueError("no such time in UTC") from None
-
-
-def _written_out(value: object) -> object:
-    if isinstance(value, str) and not _RFC3339.match(value):
-        raise ValueError("write it as 2026-01-31T12:00:00Z")
-    return value
-
-
-# Pydantic also reads bare numbers as seconds since 1970.
-UtcTime = Annotated[AwareDatetime, AfterValidator(_as_utc), BeforeValidator(_written_out)]
-_RFC3339 = re.compile(r"\d{4}-\d\d-\d\d[Tt ]\d\d:\d\d")
 _NO_NUL = r"^[^\x00]*$"
 
 

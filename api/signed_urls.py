@@ -31,7 +31,7 @@ def verify_download(signer: SessionSigner, url: URL, signature: str) -> str:
     """The id of the API key that signed this URL.
 
     Raises:
-        Problem: 403, it was signed for something else, or its time is over.
+        Problem: 401, it was signed for something else, or its time is over.
     """
     key_id, _, rest = signature.partition(".")
     expires, _, given = rest.partition(".")

@@ -64,16 +64,28 @@ class Parts:
             yield file
 
 
-async def append(file: BinaryIO, content: AsyncIterable[bytes], *, offset: int, limit: int) -> int:
+async def append(
+    file: BinaryIO,
+    content: AsyncIterable[bytes],
+    *,
+    offset: int,
+    limit: int,
+    announced: int | None,
+) -> int:
     """Write what comes in behind `offset`; the new offset. What came before a break stays.
 
     Raises:
-        Problem: 413, it would be longer than `limit`; nothing beyond that was written.
+        Problem: 413, it would be longer than `limit`, or 422, than was announced; nothing beyond
+            that was written.
     """
     waiting = bytearray()
     try:
         async for piece in content:
-            if offset + len(waiting) + len(piece) > limit:
+            length = offset + len(waiting) + len(piece)
+            if announced is not None and length > announced:
+                detail = f"Upload-Length: {announced} bytes were announced, and more came"
+                raise Problem("validation_error", detail, param="Upload-Length")
+            if length > limit:
                 raise Problem("body_too_large", f"The upload may have {limit} bytes.")
             waiting += piece
             if len(waiting) >= _BUFFER_BYTES:

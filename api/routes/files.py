@@ -152,13 +152,11 @@ async def _receive(
     status: int,
 ) -> Response:
     limit = request.app.state.api_settings.max_upload_bytes
-    if row.size_bytes is not None:
-        limit = min(limit, row.size_bytes)
     with parts.appending(row.id) as file:
         stands = parts.offset(row.id)
         if stands != offset:
             raise _mismatch(stands)
-        offset = await append(file, content, offset=offset, limit=limit)
+        offset = await append(file, content, offset=offset, limit=limit, announced=row.size_bytes)
         if _is_whole(row, offset, complete):
             sessions = request.app.state.sessions
             row = await run_in_threadpool(finish, sessions, store, parts, row)
@@ -260,7 +258,12 @@ def _read(row: UploadedFile, parts: Parts) -> UploadRead:
     return read_upload(row, arrived or 0)
 
 
-@router.head("/{file_id}", response_model=UploadRead, summary="Where an upload stands")
+@router.head(
+    "/{file_id}",
+    response_model=UploadRead,
+    summary="Where an upload stands",
+    responses=problems(401, 403, 404, 422),
+)
 @router.get(
     "/{file_id}",
     response_model=UploadRead,

@@ -7,8 +7,8 @@ from fastapi import APIRouter, Query
 
 from api.deps import Admin, ReadSession
 from api.openapi import problems
-from api.queries import UtcTime
 from api.schemas.api_keys import QuotasRead, UsageRead
+from api.schemas.base import UtcTime
 from registry import quotas, usage
 from registry.db import database_now
 

@@ -2,9 +2,9 @@
 
 from typing import Literal
 
-from pydantic import AwareDatetime, BaseModel, ConfigDict, Field
+from pydantic import BaseModel, ConfigDict, Field
 
-from api.schemas.base import Read, Timestamp
+from api.schemas.base import Read, Timestamp, UtcTime
 
 Scope = Literal[
     "jobs:read",
@@ -28,7 +28,7 @@ class ApiKeyCreate(BaseModel):
     scopes: list[Scope] = Field(
         min_length=1, max_length=16, description="What it may do; `admin` may do everything."
     )
-    expires_at: AwareDatetime | None = Field(None, description="When it stops working.")
+    expires_at: UtcTime | None = Field(None, description="When it stops working.")
 
 
 class ApiKeyRotate(BaseModel):

@@ -1,9 +1,19 @@
-"""What every answer is built on."""
+"""What every answer is built on, and times as they are written."""
 
-from datetime import datetime
+import re
+from datetime import UTC, datetime
 from typing import Annotated
 
-from pydantic import BaseModel, ConfigDict, Field, JsonValue, PlainSerializer
+from pydantic import (
+    AfterValidator,
+    AwareDatetime,
+    BaseModel,
+    BeforeValidator,
+    ConfigDict,
+    Field,
+    JsonValue,
+    PlainSerializer,
+)
 
 
 def _rfc3339(at: datetime) -> str:
@@ -11,6 +21,24 @@ def _rfc3339(at: datetime) -> str:
 
 
 Timestamp = Annotated[datetime, PlainSerializer(_rfc3339, return_type=str, when_used="json")]
+
+
+def _as_utc(at: datetime) -> datetime:
+    try:
+        return at.astimezone(UTC)
+    except OverflowError:
+        raise ValueError("no such time in UTC") from None
+
+
+def _written_out(value: object) -> object:
+    if not isinstance(value, datetime) and not _RFC3339.match(str(value)):
+        raise ValueError("write it as 2026-01-31T12:00:00Z")
+    return value
+
+
+# Pydantic also reads bare numbers as seconds since 1970.
+UtcTime = Annotated[AwareDatetime, AfterValidator(_as_utc), BeforeValidator(_written_out)]
+_RFC3339 = re.compile(r"\d{4}-\d\d-\d\d[Tt ]\d\d:\d\d")
 
 
 class Read(BaseModel):

@@ -6,7 +6,7 @@ is validated by the class that the run consumes.
 
 from typing import Annotated, Any, Literal
 
-from pydantic import AfterValidator, BaseModel, ConfigDict, Field, JsonValue
+from pydantic import BaseModel, ConfigDict, Field, JsonValue, StringConstraints
 
 from api.schemas.base import Read, Timestamp
 from api.schemas.estimates import EstimateRead
@@ -17,14 +17,9 @@ from registry.status import JobAction, JobStatus
 MAX_METADATA_PAIRS = 32
 
 
-def _bounded(metadata: dict[str, str]) -> dict[str, str]:
-    for key, value in metadata.items():
-        if not 1 <= len(key) <= 64 or len(value) > 512:
-            raise ValueError("keys have 1 to 64 characters, values at most 512")
-    return metadata
-
-
-Metadata = Annotated[dict[str, str], Field(max_length=MAX_METADATA_PAIRS), AfterValidator(_bounded)]
+MetadataKey = Annotated[str, StringConstraints(min_length=1, max_length=64)]
+MetadataValue = Annotated[str, StringConstraints(max_length=512)]
+Metadata = Annotated[dict[MetadataKey, MetadataValue], Field(max_length=MAX_METADATA_PAIRS)]
 
 
 class Limits(BaseModel):

@@ -158,20 +158,20 @@ def test_a_signature_is_of_one_url_only(
     ]
     for one in tampered:
         answer = anonymous.get(one)
-        assert (answer.status_code, answer.json()["code"]) == (403, "invalid_signature"), one
+        assert (answer.status_code, answer.json()["code"]) == (401, "invalid_signature"), one
 
 
 @pytest.mark.parametrize("signature", ["", ".", "..", "a.b.c", "key.99999999999.ä", "." * 100])
 def test_what_is_no_signature_is_refused(anonymous: TestClient, url: str, signature: str) -> None:
     answer = anonymous.get(url, params={"signature": signature})
-    assert (answer.status_code, answer.json()["code"]) == (403, "invalid_signature")
+    assert (answer.status_code, answer.json()["code"]) == (401, "invalid_signature")
 
 
 def test_a_signature_ends(app: FastAPI, anonymous: TestClient, url: str, holder: Holder) -> None:
     expires = int(time.time()) - 1
     over = sign_download(app.state.signer, url, {}, key_id=holder.key_id, expires=expires)
     answer = anonymous.get(over)
-    assert (answer.status_code, answer.json()["code"]) == (403, "expired_signature")
+    assert (answer.status_code, answer.json()["code"]) == (401, "expired_signature")
 
 
 def test_revoking_the_key_ends_its_urls(
@@ -181,7 +181,7 @@ def test_revoking_the_key_ends_its_urls(
     with transaction(factory) as session:
         key_id = urlsplit(url).query.partition("signature=")[2].partition(".")[0]
         api_keys.revoke(session, session.get_one(ApiKey, key_id))
-    assert anonymous.get(url).status_code == 403
+    assert anonymous.get(url).status_code == 401
 
 
 def test_a_signature_opens_no_other_operation(
