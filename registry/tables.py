@@ -444,7 +444,7 @@ class ModelAlias(Base):
 
 
 class Webhook(Base):
-    """Where a tenant wants to hear of its jobs.
+    """Where a tenant wants to hear of its jobs, or of the one job that it was made with.
 
     `secrets` are sealed (`registry.webhooks`), the newest first; an older one signs beside it until
     it ends.
@@ -454,6 +454,7 @@ class Webhook(Base):
 
     id: Mapped[str] = mapped_column(Id, primary_key=True)
     tenant_id: Mapped[str] = mapped_column(ForeignKey("tenants.id"), index=True)
+    job_id: Mapped[str | None] = mapped_column(ForeignKey("jobs.id"), index=True)
     url: Mapped[str] = mapped_column(String(2048))
     events: Mapped[list[Any]]
     secrets: Mapped[list[Any]]
@@ -489,6 +490,20 @@ class WebhookDelivery(Base):
         UniqueConstraint("webhook_id", "event_id"),
         _partial("ix_webhook_deliveries_due", "next_at", where="status = 'pending'"),
     )
+
+
+class Credential(Base):
+    """A secret of a tenant for a place outside, sealed (`registry.credentials`)."""
+
+    __tablename__ = "credentials"
+
+    id: Mapped[str] = mapped_column(Id, primary_key=True)
+    tenant_id: Mapped[str] = mapped_column(ForeignKey("tenants.id"), index=True)
+    name: Mapped[str | None] = mapped_column(String(100))
+    kind: Mapped[str] = mapped_column(String(16))
+    sealed: Mapped[str] = mapped_column(Text)
+    created_at: Mapped[datetime]
+    deleted_at: Mapped[datetime | None]
 
 
 class AuditEntry(Base):
