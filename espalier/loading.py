@@ -34,6 +34,10 @@ DECODER_LAYERS = {
 }
 """Module of each supported family and its decoder layer, constructed as (config, layer_idx)."""
 
+_SOFTCAPPED = {"transformers.models.gemma2.modeling_gemma2": "Gemma2PreTrainedModel"}
+"""Models whose attention caps its scores, which PyTorch's fused attention cannot do: transformers
+before 5.21 chose it all the same, and gave other logits than later versions give."""
+
 _PREPARED = "_espalier_reads_per_layer_config"
 
 
@@ -51,6 +55,8 @@ def _prepare(module: ModuleType) -> None:
     layer_class = getattr(module, DECODER_LAYERS[module.__name__])
     if not getattr(layer_class.__init__, _PREPARED, False):
         layer_class.__init__ = _reading_its_own_config(layer_class.__init__)
+    if module.__name__ in _SOFTCAPPED:
+        getattr(module, _SOFTCAPPED[module.__name__])._supports_sdpa = False
 
 
 def _reading_its_own_config(construct: Callable[..., None]) -> Callable[..., None]:

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from transformers import AutoModelForCausalLM, PreTrainedModel
+from transformers import AutoModelForCausalLM, PreTrainedModel, TorchAoConfig
 
 import espalier.loading
 from pruning.models.families import FAMILIES as SUPPORTED
@@ -115,6 +115,27 @@ def test_low_rank_adapters_train_and_merge(family: str, tmp_path: Path) -> None:
     adapted(input_ids=ids, labels=ids).loss.backward()
     expected = logits(adapted)
     torch.testing.assert_close(logits(adapted.merge_and_unload()), expected, atol=1e-3, rtol=1e-3)
+
+
+@pytest.mark.parametrize("family", ["llama", "phi3"])
+def test_a_quantised_model_keeps_its_widths_and_its_configuration(
+    family: str, tmp_path: Path
+) -> None:
+    quantization = pytest.importorskip("torchao.quantization")
+    model = make_tiny_model(family)
+    prune_unevenly(model)
+    model.save_pretrained(tmp_path / "model")
+    quantised = AutoModelForCausalLM.from_pretrained(
+        tmp_path / "model",
+        quantization_config=TorchAoConfig(quantization.Int8WeightOnlyConfig()),
+    )
+    quantised.save_pretrained(tmp_path / "quantised")
+    config = json.loads((tmp_path / "quantised" / "config.json").read_text())
+    assert config["quantization_config"]["quant_method"] == "torchao"
+    assert config["per_layer_config"]["2"]["intermediate_size"] == 44
+    reopened = AutoModelForCausalLM.from_pretrained(tmp_path / "quantised")
+    assert torch.equal(logits(reopened), logits(quantised))
+    torch.testing.assert_close(logits(quantised), logits(model), atol=0.5, rtol=0.1)
 
 
 def test_the_attention_implementation_can_still_be_changed(saved: Path) -> None:
