@@ -116,6 +116,7 @@ class EvaluationFinished(_Event):
     stderr: float | None = None
     num_samples: int | None = None
     protocol: dict[str, str | int | float | bool | None] = Field(default_factory=dict)
+    rows: str | None = Field(None, description="Outcome of each row, as `pruning.paired` has it.")
 
 
 class IncrementFinished(_Event):

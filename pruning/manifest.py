@@ -32,7 +32,7 @@ class FileDigest(_Part):
 
 
 class Measurement(_Part):
-    """One number and how it was measured."""
+    """One number and how it was measured; `rows` are the outcomes it is the mean of."""
 
     stage: EvaluationStage
     increment: int
@@ -42,6 +42,7 @@ class Measurement(_Part):
     stderr: float | None = None
     num_samples: int | None = None
     protocol: dict[str, str | int | float | bool | None]
+    rows: str | None = None
 
 
 class Lineage(_Part):

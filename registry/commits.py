@@ -111,7 +111,7 @@ def record_evaluation(session: Session, lease: Lease, event: EvaluationFinished)
     job = guard(session, lease)
     measured = Measurement.model_validate(event.model_dump(exclude={"type", "at", "num_tokens"}))
     _store_measurement(session, job, measured, num_tokens=event.num_tokens, replace=True)
-    data = event.model_dump(mode="json", exclude={"type", "at"})
+    data = event.model_dump(mode="json", exclude={"type", "at", "rows"})
     events.append(session, job, "eval.completed", data)
 
 
@@ -132,6 +132,7 @@ def _store_measurement(
         "stderr": finite(measured.stderr),
         "num_samples": measured.num_samples,
         "protocol": dict(measured.protocol),
+        "rows": measured.rows,
         "created_at": database_now(session),
     }
     fresh = {"id": new_id("eval"), "checkpoint_id": None, **identity, **values}

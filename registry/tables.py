@@ -297,7 +297,8 @@ class CheckpointFile(Base):
 class Evaluation(Base):
     """One measured number, null where it was not finite.
 
-    `checkpoint_id` is null for the base model, and until the commit.
+    `checkpoint_id` is null for the base model, and until the commit. `rows` are the outcomes it is
+    the mean of, by `pruning.paired`.
     """
 
     __tablename__ = "evaluations"
@@ -315,6 +316,7 @@ class Evaluation(Base):
     stderr: Mapped[float | None]
     num_samples: Mapped[int | None]
     protocol: Mapped[dict[str, Any]]
+    rows: Mapped[str | None] = mapped_column(Text)
     created_at: Mapped[datetime]
 
     __table_args__ = (UniqueConstraint("job_id", "increment", "stage", "suite", "metric"),)

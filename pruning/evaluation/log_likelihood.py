@@ -150,7 +150,10 @@ def _score_batch(
     return [
         (index, Score(float(log_probs.double().sum()), bool(greedy.all())))
         for index, log_probs, greedy in zip(
-            indices, log_probs_P.cpu().split(counts), greedy_P.cpu().split(counts), strict=True
+            indices,
+            torch.split(log_probs_P.cpu(), counts),
+            torch.split(greedy_P.cpu(), counts),
+            strict=True,
         )
     ]
 
@@ -163,8 +166,8 @@ def _predict(
     weight_VD = head.weight.to(product_dtype(precision))
     log_probs, greedy = [], []
     for hidden_CD, targets_C in zip(
-        hidden_PD.to(weight_VD.dtype).split(_CHUNK_PREDICTIONS),
-        targets_P.split(_CHUNK_PREDICTIONS),
+        torch.split(hidden_PD.to(weight_VD.dtype), _CHUNK_PREDICTIONS),
+        torch.split(targets_P, _CHUNK_PREDICTIONS),
         strict=True,
     ):
         logits_CV = head.logits(hidden_CD, weight_VD)
