@@ -1,8 +1,8 @@
 """Outcomes of rows beside an evaluation, so that two models are compared row by row.
 
 Revision ID: 5d0c7a3be914
-Revises: e4a71d9c0b58
-Create Date: 2026-11-22 06:00:00+00:00
+Revises: 5c1e7a90d3f2
+Create Date: 2026-11-22 06:01:00+00:00
 
 Expand, then migrate, then contract: the release before this one must still run on this schema.
 """
@@ -13,7 +13,7 @@ import sqlalchemy as sa
 from alembic import op
 
 revision: str = "5d0c7a3be914"
-down_revision: str | None = "e4a71d9c0b58"
+down_revision: str | None = "5c1e7a90d3f2"
 branch_labels: str | Sequence[str] | None = None
 depends_on: str | Sequence[str] | None = None
 
