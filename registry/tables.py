@@ -33,7 +33,9 @@ NAMING = {
     "pk": "pk_%(table_name)s",
 }
 _LEASED_SQL = ", ".join(f"'{status}'" for status in sorted(LEASED))
-_IS_LEASED = f"status IN ({_LEASED_SQL})"
+IS_LEASED = f"status IN ({_LEASED_SQL})"
+IS_QUEUED = "status = 'queued'"
+"""Conditions of partial indexes: SQLite uses one only for a query that says the very same."""
 
 
 class Base(DeclarativeBase):
@@ -100,6 +102,7 @@ class Job(Base):
     job_metadata: Mapped[dict[str, Any]] = mapped_column("metadata", default=dict)
     priority: Mapped[int] = mapped_column(default=0)
     queue: Mapped[str] = mapped_column(String(64), default="default")
+    reserved_bytes: Mapped[int] = mapped_column(default=0, server_default="0")
     max_attempts: Mapped[int]
     max_runtime_seconds: Mapped[float | None]
 
@@ -159,14 +162,14 @@ class Job(Base):
 
     __table_args__ = (
         CheckConstraint(
-            f"({_IS_LEASED}) = (lease_owner IS NOT NULL) "
+            f"({IS_LEASED}) = (lease_owner IS NOT NULL) "
             "AND (lease_owner IS NULL) = (lease_until IS NULL)",
             name="lease_matches_status",
         ),
         CheckConstraint("increments_done >= 0 AND failures >= 0 AND fence >= 0", name="counts"),
         Index("ix_jobs_tenant_id_created_at_id", "tenant_id", "created_at", "id"),
-        _partial("ix_jobs_queued", "priority", "queued_at", where="status = 'queued'"),
-        _partial("ix_jobs_leased", "lease_until", where=_IS_LEASED),
+        _partial("ix_jobs_waiting", "queue", "priority", "queued_at", where=IS_QUEUED),
+        _partial("ix_jobs_leased", "lease_until", where=IS_LEASED),
         _partial("ix_jobs_deadline", "deadline_at", where="finished_at IS NULL"),
     )
 
@@ -364,7 +367,10 @@ class OutboxMessage(Base):
     sent_at: Mapped[datetime | None]
     num_attempts: Mapped[int] = mapped_column(default=0)
 
-    __table_args__ = (_partial("ix_outbox_unsent", "available_at", where="sent_at IS NULL"),)
+    __table_args__ = (
+        _partial("ix_outbox_unsent", "available_at", where="sent_at IS NULL"),
+        _partial("ix_outbox_sent", "sent_at", where="sent_at IS NOT NULL"),
+    )
 
 
 class IdempotencyKey(Base):
