@@ -5,18 +5,21 @@ from fastapi.staticfiles import StaticFiles
 from starlette.middleware.gzip import GZipMiddleware
 
 from api.dashboard import sign_in, viewing
-from api.dashboard.pages import job, jobs, overview
+from api.dashboard.pages import job, jobs, new_job, overview
 from api.dashboard.rendering import STATIC, build_templates
 
-PAGES = (sign_in, overview, jobs, job)
+ROUTERS = (
+    *(sign_in.router, overview.router, new_job.router, new_job.create_router),
+    *(jobs.router, job.router),
+)
 """In the order in which their paths are tried: `/jobs/new` before `/jobs/{job_id}`."""
 
 
 def install_dashboard(app: FastAPI) -> None:
     """Give the application its pages."""
     app.state.templates = build_templates()
-    for page in PAGES:
-        app.include_router(page.router, include_in_schema=False)
+    for router in ROUTERS:
+        app.include_router(router, include_in_schema=False)
     # The files are the same for everyone, so that compressing them gives nothing away; pages,
     # which hold form tokens, are not compressed.
     app.mount("/static", GZipMiddleware(StaticFiles(directory=STATIC), minimum_size=500))

@@ -8,25 +8,8 @@ from fastapi.testclient import TestClient
 
 from registry import checkpoints, jobs
 from registry.db import SessionFactory, transaction
+from tests.dashboard.conftest import form_token
 from tests.factories import Holder, make_job
-
-FORM_TOKEN = re.compile(r'name="form_token" value="([0-9a-f]+)"')
-
-
-def form_token(page: str) -> str:
-    found = FORM_TOKEN.search(page)
-    assert found
-    return found[1]
-
-
-@pytest.fixture
-def browser(anonymous: TestClient, holder: Holder) -> TestClient:
-    """A client that signed in through the form."""
-    page = anonymous.get("/sign-in?next=/jobs").text
-    data = {"api_key": holder.secret, "form_token": form_token(page), "next": "/jobs"}
-    response = anonymous.post("/sign-in", data=data)
-    assert (response.status_code, response.headers["location"]) == (303, "/jobs")
-    return anonymous
 
 
 def test_the_session_cookie_is_out_of_reach_of_scripts_and_other_sites(

@@ -1,0 +1,343 @@
+"""The form that makes a job: its fields, what they mean as a request, and whose error is whose.
+
+A field is named by its path in the request; its choices, default and help are read from the recipe,
+so that the form offers what the API takes. Pure.
+"""
+
+import json
+import re
+import types
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any, Literal, Union, get_args, get_origin
+
+from pydantic import BaseModel
+from pydantic.fields import FieldInfo
+
+from api.schemas.jobs import JobCreate
+
+METHODS: Mapping[str, str] = {
+    "espalier": "Least loss for the size: second-order costs, repair at each cut, then training.",
+    "adapt_pruner": "Many small cuts with training between them.",
+    "minitron": "One cut to equal layers, then distillation: opens in every engine.",
+    "llm_pruner": "One cut by gradients, then training.",
+    "flap": "One cut without training, in minutes.",
+    "shortgpt": "Takes out whole layers, without training.",
+}
+_GROUPS: Sequence[tuple[str, Sequence[tuple[str, str]]]] = (
+    (
+        "Cuts",
+        (
+            ("schedule.num_increments", "Increments"),
+            ("axes", "What may be cut"),
+            ("importance.kind", "Importance"),
+            ("allocation.kind", "Allocation"),
+            ("allocation.layout", "Layout"),
+            ("allocation.constraints.width_multiple", "Width multiple"),
+            ("compensation", "Compensation"),
+        ),
+    ),
+    (
+        "Recovery training",
+        (
+            ("recovery.kind", "Trains"),
+            ("schedule.num_tokens", "Training tokens"),
+            ("schedule.token_share", "Token share"),
+            ("recovery.learning_rate.peak", "Peak learning rate"),
+            ("recovery.sequence_length", "Sequence length"),
+            ("recovery.batch_sequences", "Sequences per step"),
+            ("recovery.distillation.teacher", "Distilled from"),
+        ),
+    ),
+    (
+        "Evaluation",
+        (
+            ("data.evaluation", "Evaluation text"),
+            ("data.held_out_fraction", "Held-out share"),
+            ("evaluation.context_length", "Context length"),
+            ("quality_floor.max", "Stop above this ratio of perplexities"),
+        ),
+    ),
+    (
+        "Result",
+        (
+            ("output.dtype", "Stored as"),
+            ("output.keep", "Checkpoints kept"),
+            ("output.exports", "Exports"),
+            ("serve_with", "Must be served by"),
+            ("tensor_parallel", "Tensor parallel"),
+        ),
+    ),
+    (
+        "Job",
+        (
+            ("priority", "Priority"),
+            ("limits.max_runtime_s", "Longest time, seconds"),
+            ("limits.max_attempts", "Attempts"),
+            ("seed", "Seed"),
+        ),
+    ),
+)
+TARGET_UNITS: Mapping[str, str] = {
+    "parameters": "parameters, such as 110M",
+    "sparsity": "% of the layers removed",
+    "size_bytes": "MB on disk",
+}
+PLAIN = ("name", "model", "target", "target_unit", "data", "data_text", "method", "extra")
+_NUMBER = re.compile(r"-?\d+(\.\d+)?([eE]-?\d+)?")
+_NAMED_SOURCE = re.compile(r"(?P<name>[\w.-]{1,64})\s*=\s*(?P<source>\S.*)")
+_SOMEWHERE = {"kind": "hub", "id": "not-named-yet"}
+
+Kind = Literal["choice", "choices", "number", "text"]
+
+
+@dataclass(frozen=True)
+class FormField:
+    """One field: `name` is its path in the request."""
+
+    name: str
+    label: str
+    kind: Kind
+    choices: tuple[str, ...]
+    help: str
+    default: str
+
+    @property
+    def id(self) -> str:
+        """What its label and its messages refer to."""
+        return "f-" + self.name.replace(".", "-")
+
+
+@dataclass(frozen=True)
+class FormGroup:
+    """Fields under one heading."""
+
+    title: str
+    fields: tuple[FormField, ...]
+
+
+def build_groups() -> tuple[FormGroup, ...]:
+    """The folded part of the form."""
+    return tuple(
+        FormGroup(title, tuple(_describe(name, label) for name, label in fields))
+        for title, fields in _GROUPS
+    )
+
+
+def _describe(name: str, label: str) -> FormField:
+    info = _info(name)
+    choices = tuple(dict.fromkeys(_literals(info.annotation)))
+    several = any(get_origin(part) is tuple for part in (info.annotation,))
+    if choices:
+        kind: Kind = "choices" if several else "choice"
+    else:
+        kind = "number" if {int, float} & set(_parts(info.annotation)) else "text"
+    given = info.default
+    plain = isinstance(given, str | int | float) and not isinstance(given, bool)
+    return FormField(
+        name, label, kind, choices, info.description or "", str(given) if plain else ""
+    )
+
+
+def _info(name: str) -> FieldInfo:
+    *path, last = name.split(".")
+    model: type[BaseModel] = JobCreate
+    for part in path:
+        model = next(
+            found
+            for found in _parts(model.model_fields[part].annotation)
+            if isinstance(found, type) and issubclass(found, BaseModel)
+        )
+    return model.model_fields[last]
+
+
+def _parts(annotation: Any) -> Iterator[Any]:
+    yield annotation
+    for part in get_args(annotation):
+        if get_origin(annotation) is not Literal:
+            yield from _parts(part)
+
+
+def _literals(annotation: Any) -> Iterator[str]:
+    if get_origin(annotation) is Literal:
+        yield from (str(value) for value in get_args(annotation))
+    elif get_origin(annotation) in (tuple, Union, types.UnionType):
+        for part in get_args(annotation):
+            yield from _literals(part)
+
+
+GROUPS = build_groups()
+_ADVANCED: Mapping[str, FormField] = {f.name: f for group in GROUPS for f in group.fields}
+
+
+# --- from the form to the request -----------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class Filled:
+    """What stands in the form, and what was wrong with it: messages by field, "" for the rest."""
+
+    values: Mapping[str, str] = field(default_factory=dict)
+    chosen: Mapping[str, Sequence[str]] = field(default_factory=dict)
+    errors: Mapping[str, Sequence[str]] = field(default_factory=dict)
+
+
+def read_form(pairs: Sequence[tuple[str, str]]) -> Filled:
+    """The fields of a posted form; what it does not have is left out."""
+    values = {name: text for name, text in pairs if name in PLAIN or name in _ADVANCED}
+    chosen: dict[str, list[str]] = {}
+    for name, text in pairs:
+        if name in _ADVANCED and _ADVANCED[name].kind == "choices":
+            chosen.setdefault(name, []).append(text)
+    return Filled(values={k: v for k, v in values.items() if k not in chosen}, chosen=chosen)
+
+
+def request_of(filled: Filled, *, without_data: bool = False) -> dict[str, Any]:
+    """The request that the form means; `without_data`, of text that is not named yet.
+
+    Raises:
+        ValueError: the JSON beside the fields is none.
+    """
+    values = {name: text.strip() for name, text in filled.values.items() if text.strip()}
+    request: dict[str, Any] = {
+        name: values[name] for name in ("name", "model", "method") if name in values
+    }
+    if "target" in values:
+        request["target"] = _target(values["target"], values.get("target_unit", "parameters"))
+    data = _data(values) or ({"train": _SOMEWHERE} if without_data else None)
+    if data is not None:
+        request["data"] = data
+    _put_advanced(request, values, filled.chosen)
+    return _merged(request, _extra(values.get("extra", "")))
+
+
+def _put_advanced(
+    request: dict[str, Any], values: Mapping[str, str], chosen: Mapping[str, Sequence[str]]
+) -> None:
+    for name, one in _ADVANCED.items():
+        if name in values:
+            _put(request, name, _typed(values[name]) if one.kind == "number" else values[name])
+        elif chosen.get(name):
+            _put(request, name, list(chosen[name]))
+
+
+def _target(text: str, unit: str) -> Any:
+    parts = [part.strip() for part in text.split(",") if part.strip()]
+    sizes = [_size(part, unit) for part in parts]
+    return sizes[0] if len(sizes) == 1 else sizes
+
+
+def _size(text: str, unit: str) -> Any:
+    if unit == "sparsity":
+        return text if text.endswith("%") else f"{text}%"
+    if unit == "size_bytes":
+        number = _typed(text)
+        return {"size_bytes": number if isinstance(number, str) else round(number * 1e6)}
+    return text
+
+
+def _data(values: Mapping[str, str]) -> Any:
+    lines = [line.strip() for line in values.get("data", "").splitlines() if line.strip()]
+    documents = [part for part in re.split(r"\n\s*\n", values.get("data_text", "")) if part.strip()]
+    if len(lines) == 1 and not documents and not _NAMED_SOURCE.fullmatch(lines[0]):
+        return lines[0]
+    domains = [_domain(line, number) for number, line in enumerate(lines, 1)]
+    if documents:
+        domains.append({"name": "pasted", "source": {"kind": "inline", "documents": documents}})
+    return {"train": domains} if domains else None
+
+
+def _domain(line: str, number: int) -> dict[str, Any]:
+    match = _NAMED_SOURCE.fullmatch(line)
+    if match:
+        return {"name": match["name"], "source": match["source"]}
+    return {"name": f"domain-{number}", "source": line}
+
+
+def _typed(text: str) -> int | float | str:
+    if not _NUMBER.fullmatch(text):
+        return text
+    number = float(text)
+    return int(number) if number.is_integer() and "." not in text else number
+
+
+def _put(request: dict[str, Any], name: str, value: Any) -> None:
+    *path, last = name.split(".")
+    for part in path:
+        below = request.get(part)
+        if not isinstance(below, dict):
+            # `data` may stand there as a plain string: the text to train on.
+            below = {} if below is None else {"train": below}
+        request[part] = below
+        request = below
+    request[last] = value
+
+
+def _extra(text: str) -> Mapping[str, Any]:
+    if not text:
+        return {}
+    try:
+        found = json.loads(text)
+    except ValueError as error:
+        raise ValueError(f"this is not JSON: {error}") from None
+    if not isinstance(found, dict):
+        raise ValueError('this is not a JSON object, such as {"seed": 1}')
+    return found
+
+
+def _merged(base: Mapping[str, Any], over: Mapping[str, Any]) -> dict[str, Any]:
+    merged = dict(base)
+    for key, value in over.items():
+        below = merged.get(key)
+        both = isinstance(below, Mapping) and isinstance(value, Mapping)
+        merged[key] = _merged(below, value) if both else value  # type: ignore[arg-type]
+    return merged
+
+
+# --- from a request to the form -------------------------------------------------------------------
+
+
+def fill(spec: Mapping[str, Any]) -> Filled:
+    """A form that means this request; what has no field of its own stands in `extra`."""
+    rest = json.loads(json.dumps(spec))
+    values: dict[str, str] = {}
+    chosen: dict[str, Sequence[str]] = {}
+    for name in ("name", "model", "method", "target", "data"):
+        if isinstance(rest.get(name), str | int):
+            values[name] = str(rest.pop(name))
+    for name, one in _ADVANCED.items():
+        value = _take(rest, name, several=one.kind == "choices")
+        if isinstance(value, list):
+            chosen[name] = [str(item) for item in value]
+        elif value is not None:
+            values[name] = str(value)
+    if rest:
+        values["extra"] = json.dumps(rest, indent=2, ensure_ascii=False)
+    return Filled(values=values, chosen=chosen)
+
+
+def _take(spec: dict[str, Any], name: str, *, several: bool) -> Any:
+    head, _, below = name.partition(".")
+    if below:
+        part = spec.get(head)
+        if not isinstance(part, dict):
+            return None
+        taken = _take(part, below, several=several)
+        if not part:
+            del spec[head]
+        return taken
+    wanted = list if several else (str, int, float)
+    return spec.pop(head) if isinstance(spec.get(head), wanted) else None
+
+
+# --- errors ---------------------------------------------------------------------------------------
+
+
+def owner_of(param: str | None) -> str:
+    """The field that an error's `param` belongs to; "" for those of no field of this form."""
+    parts = (param or "").split(".")
+    for length in range(len(parts), 0, -1):
+        name = ".".join(parts[:length])
+        if name in _ADVANCED or name in PLAIN:
+            return name
+    return ""

@@ -1,0 +1,252 @@
+"""Making a job: the form, what it would lead to, and the job."""
+
+import hashlib
+import json
+import secrets
+from collections import defaultdict
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, replace
+from functools import partial
+from pathlib import Path
+from typing import Annotated, Any
+
+from fastapi import APIRouter, Depends, Query, Request, Response
+from fastapi.exceptions import RequestValidationError
+from sqlalchemy import func, select
+from sqlalchemy.orm import Session
+
+from api.answer_once import answer_once
+from api.bodies import Body, parse_body
+from api.dashboard.job_form import (
+    GROUPS,
+    METHODS,
+    TARGET_UNITS,
+    Filled,
+    fill,
+    owner_of,
+    read_form,
+    request_of,
+)
+from api.dashboard.viewing import JobsActor, Viewer, go, show
+from api.deps import ModelConfigsDep, Principal, ReadSession, SettingsDep
+from api.errors import Problem, from_pruning_error, from_registry_error, from_validation_errors
+from api.estimates import Foretold, file_sizes, foretell, read_estimate
+from api.model_configs import ModelConfigs
+from api.paths import refuse_forbidden_paths
+from api.routes.jobs import create_queued
+from api.schemas.estimates import EstimateRead
+from api.schemas.jobs import JobCreate
+from pruning.errors import PruningError
+from registry import files, jobs
+from registry.db import reading, transaction
+from registry.errors import RegistryError
+from registry.estimates import find_pace
+from registry.settings import Settings
+from registry.tables import Job
+
+router = APIRouter(prefix="/jobs/new")
+create_router = APIRouter()
+
+_MAX_SUGGESTIONS = 100
+_ONCE_FIELD = "once"
+
+
+async def form_pairs(request: Request) -> list[tuple[str, str]]:
+    """The text fields of a posted form, in their order."""
+    form = await request.form()
+    return [(name, value) for name, value in form.multi_items() if isinstance(value, str)]
+
+
+FormPairs = Annotated[list[tuple[str, str]], Depends(form_pairs)]
+
+
+@dataclass(frozen=True)
+class Asked:
+    """What a request of this page needs: who, and where to look things up."""
+
+    request: Request
+    who: Principal
+    settings: Settings
+    configs: ModelConfigs
+
+
+def asked(
+    request: Request, who: JobsActor, settings: SettingsDep, configs: ModelConfigsDep
+) -> Asked:
+    """The form's sender and this process's parts."""
+    return Asked(request, who, settings, configs)
+
+
+AskedDep = Annotated[Asked, Depends(asked)]
+
+
+@router.get("")
+def new_job_page(
+    request: Request,
+    who: Viewer,
+    session: ReadSession,
+    settings: SettingsDep,
+    like: Annotated[str | None, Query(max_length=64)] = None,
+) -> Response:
+    """The form, empty or as an earlier job was asked for."""
+    filled = Filled()
+    if like is not None:
+        filled = fill(jobs.get(session, who.tenant_id, like).spec)
+    return show(request, "new_job.html", _context(session, who, settings, filled))
+
+
+@router.post("/estimate")
+def estimate_form(asked: AskedDep, pairs: FormPairs) -> Response:
+    """What the form would lead to: the part of the page, or without JavaScript the whole page."""
+    filled, found, problem = read_form(pairs), None, None
+    if filled.values.get("model", "").strip():
+        try:
+            with _telling():
+                found = _estimate(asked, filled)
+        except Problem as error:
+            problem = error
+    context = {"estimate": found, "problem": problem}
+    if "hx-request" in asked.request.headers:
+        return show(asked.request, "_estimate.html", context)
+    with reading(asked.request.app.state.sessions) as session:
+        page = _context(session, asked.who, asked.settings, filled, pairs)
+    return show(asked.request, "new_job.html", page | context)
+
+
+@create_router.post("/jobs")
+def create_from_form(asked: AskedDep, pairs: FormPairs) -> Response:
+    """The job, or the form again with the API's own words on what was wrong."""
+    filled = read_form(pairs)
+    try:
+        with _telling():
+            return go(f"/jobs/{_create(asked, filled, dict(pairs).get(_ONCE_FIELD))}")
+    except Problem as problem:
+        filled = replace(filled, errors=_by_field(problem))
+        with reading(asked.request.app.state.sessions) as session:
+            context = _context(session, asked.who, asked.settings, filled, pairs)
+        return show(asked.request, "new_job.html", context, status=problem.status)
+
+
+@contextmanager
+def _telling() -> Iterator[None]:
+    """Turn what the API refuses with into its problem."""
+    try:
+        yield
+    except RequestValidationError as error:
+        raise from_validation_errors(error.errors()) from error
+    except PruningError as error:
+        raise from_pruning_error(error) from error
+    except RegistryError as error:
+        raise from_registry_error(error) from error
+
+
+def _body(filled: Filled, *, without_data: bool = False) -> Body[JobCreate]:
+    try:
+        written = request_of(filled, without_data=without_data)
+    except ValueError as error:
+        raise Problem("validation_error", str(error), param="extra") from None
+    return parse_body(JobCreate, json.dumps(written).encode())
+
+
+def _foretell(asked: Asked, body: Body[JobCreate]) -> Foretold | None:
+    refuse_forbidden_paths(body.value, asked.settings)
+    sizes = file_sizes(asked.request.app.state.sessions, asked.who, body.value.recipe)
+    return foretell(body.value.recipe, asked.configs, sizes)
+
+
+def _estimate(asked: Asked, filled: Filled) -> EstimateRead | None:
+    if not filled.values.get("target", "").strip():
+        # A size that every model can have: what is shown of it is the model and its floor.
+        filled = replace(filled, values={**filled.values, "target": "0%", "target_unit": ""})
+    foretold = _foretell(asked, _body(filled, without_data=True))
+    if foretold is None:
+        return None
+    with reading(asked.request.app.state.sessions) as session:
+        return read_estimate(foretold, find_pace(session, asked.who.tenant_id))
+
+
+def _create(asked: Asked, filled: Filled, once: str | None) -> str:
+    body = _body(filled)
+    foretold = _foretell(asked, body)
+    tenant_id = asked.who.tenant_id
+    with transaction(asked.request.app.state.sessions) as session:
+        answer = answer_once(
+            session,
+            tenant_id=tenant_id,
+            key=_once_key(once, body.written),
+            path="/jobs",
+            written=body.written,
+            create=partial(create_queued, session, tenant_id, body, foretold),
+        )
+    return str(answer.body["id"])
+
+
+def _once_key(once: str | None, written: dict[str, Any]) -> str | None:
+    """A form that is sent twice makes one job; one that was gone back to and changed, another."""
+    if not once:
+        return None
+    digest = hashlib.sha256(json.dumps([once, written]).encode()).hexdigest()
+    return f"form-{digest}"
+
+
+def _by_field(problem: Problem) -> dict[str, list[str]]:
+    said: dict[str, list[str]] = {}
+    for error in problem.errors:
+        name = owner_of(error["param"])
+        rest = (error["param"] or "").removeprefix(name).lstrip(".")
+        message = f"{rest}: {error['message']}" if rest else str(error["message"])
+        said.setdefault(name, []).append(message)
+    if not said:
+        said[owner_of(problem.param)] = [str(problem)]
+    hint = problem.extensions.get("hint")
+    if hint:
+        next(iter(said.values())).append(str(hint))
+    return said
+
+
+def _context(
+    session: Session,
+    who: Principal,
+    settings: Settings,
+    filled: Filled,
+    pairs: list[tuple[str, str]] | None = None,
+) -> dict[str, Any]:
+    errors = filled.errors
+    return {
+        "filled": filled,
+        "values": defaultdict(str, filled.values),
+        "groups": GROUPS,
+        "advanced_open": any(name in errors for group in GROUPS for name in _names(group.fields)),
+        "methods": METHODS,
+        "units": TARGET_UNITS,
+        "models": _models(session, who, settings),
+        "uploads": files.list_page(session, who.tenant_id, limit=50).items,
+        "once": dict(pairs or []).get(_ONCE_FIELD) or secrets.token_hex(16),
+        "roots": [str(root) for root in settings.allowed_paths],
+        "estimate": None,
+        "problem": None,
+    }
+
+
+def _names(fields: Any) -> list[str]:
+    return [one.name for one in fields]
+
+
+def _models(session: Session, who: Principal, settings: Settings) -> list[str]:
+    """Models to pick from: those of earlier jobs, and those that lie on this disk."""
+    query = (
+        select(Job.model)
+        .where(Job.tenant_id == who.tenant_id)
+        .group_by(Job.model)
+        .order_by(func.max(Job.created_at).desc())
+        .limit(_MAX_SUGGESTIONS)
+    )
+    return list(dict.fromkeys([*session.scalars(query), *_on_disk(settings)]))[:_MAX_SUGGESTIONS]
+
+
+def _on_disk(settings: Settings) -> Iterator[str]:
+    for root in settings.allowed_paths:
+        for pattern in ("config.json", "*/config.json", "*.gguf", "*/*.gguf"):
+            for path in sorted(Path(root).glob(pattern))[:_MAX_SUGGESTIONS]:
+                yield str(path.parent if path.name == "config.json" else path)
