@@ -20,13 +20,15 @@ _BATCH_TOKENS = 4096
 class Perplexity:
     """exp of the mean loss per predicted token; the standard error is taken over windows.
 
-    `stream_losses` holds the mean loss of each stream in nats, None where it has no window.
+    `stream_losses` holds the mean loss of each stream in nats, None where it has no window;
+    `window_losses` that of each window.
     """
 
     value: float
     stderr: float | None
     num_windows: int
     stream_losses: tuple[float | None, ...]
+    window_losses: tuple[float, ...]
     protocol: dict[str, str | int | float | bool | None]
 
 
@@ -53,6 +55,7 @@ def evaluate_perplexity(
         stderr=_stderr(means_W, value),
         num_windows=len(windows),
         stream_losses=tuple(_stream_losses([len(s) for s in streams], means_W, counts_W)),
+        window_losses=tuple(means_W.tolist()),
         protocol={
             "context_length": context_length,
             "stride": context_length,

@@ -28,9 +28,11 @@ from pruning.methods.calibrate import calibrate
 from pruning.methods.increments import Increment
 from pruning.methods.mixing import measure_held_out, record_domain_losses, update_mixture
 from pruning.methods.run import Run
+from pruning.methods.suites import measure_suites
 from pruning.models.distillation import frozen_copy
 from pruning.models.geometry import count_parameters, layer_widths
 from pruning.models.loss import product_dtype
+from pruning.paired import encode_rows
 from pruning.plan import PruningPlan
 from pruning.scores import Scores
 from pruning.surgery import apply_plan
@@ -175,9 +177,11 @@ def evaluate(run: Run, stage: EvaluationStage, increment: int) -> None:
             stderr=result.stderr,
             num_samples=result.num_windows,
             protocol=result.protocol,
+            rows=encode_rows(result.window_losses),
         )
     )
     record_domain_losses(run, result, stage, increment)
+    measure_suites(run, stage, increment)
     if stage == "pruned":
         update_mixture(run, increment, result)
 

@@ -1,0 +1,52 @@
+import json
+from pathlib import Path
+
+from pruning.events import EvaluationFinished, Event
+from pruning.manifest import read_manifest
+from pruning.paired import compare_rows, decode_rows
+from pruning.pipeline import run
+from tests.pruning.recipes import make_recipe, write_corpus
+
+ROWS = [
+    {"query": f"Page {index}: the gardener", "choices": ["cuts the branch", "zzz"], "gold": 0}
+    for index in range(12)
+]
+
+
+def test_base_cut_and_final_model_answer_the_same_rows(
+    tiny_model_dir: Path, tmp_path: Path
+) -> None:
+    path = tmp_path / "rows.jsonl"
+    path.write_text("".join(json.dumps(row) + "\n" for row in ROWS))
+    recipe = make_recipe(
+        tiny_model_dir,
+        write_corpus(tmp_path / "corpus.jsonl"),
+        schedule={"num_increments": 2, "num_tokens": 8 * 256},
+        evaluation={
+            "context_length": 64,
+            "speed": False,
+            "suites": [{"kind": "rows", "name": "own", "source": str(path)}],
+            "first_rows": 4,
+        },
+    )
+    events: list[Event] = []
+    run(recipe, tmp_path / "out", events.append, device="cpu")
+    looks = [e for e in events if isinstance(e, EvaluationFinished) and e.suite == "own"]
+    assert {(e.stage, e.increment) for e in looks} == {
+        ("base", 0),
+        ("pruned", 2),
+        ("recovered", 2),
+    }
+    assert {e.num_samples for e in looks} == {4, 12}
+    manifest = read_manifest(tmp_path / "out" / "increment-0002")
+    kept = {
+        m.stage: decode_rows(m.rows)
+        for m in manifest.measurements
+        if (m.suite, m.metric) == ("own", "acc") and m.rows is not None
+    }
+    assert {stage: len(rows) for stage, rows in kept.items()} == {
+        "base": 12,
+        "pruned": 12,
+        "recovered": 12,
+    }
+    assert compare_rows(kept["base"], kept["recovered"]) is not None
