@@ -3,7 +3,7 @@
 from collections.abc import Iterator
 
 from api.errors import Problem
-from pruning.recipe import DataSource, PathData, PathModel, Recipe
+from pruning.recipe import PathData, PathModel, Recipe
 from registry.settings import Settings
 
 
@@ -28,11 +28,6 @@ def refuse_forbidden_paths(recipe: Recipe, settings: Settings) -> None:
 def _paths(recipe: Recipe) -> Iterator[tuple[str, str]]:
     if isinstance(recipe.model, PathModel):
         yield "model.path", recipe.model.path
-    sources: list[tuple[str, DataSource | None]] = [
-        (f"data.train.{index}.source.path", domain.source)
-        for index, domain in enumerate(recipe.data.train)
-    ]
-    sources.append(("data.evaluation.path", recipe.data.evaluation))
-    for param, source in sources:
+    for param, source in recipe.sources():
         if isinstance(source, PathData):
-            yield param, source.path
+            yield f"{param}.path", source.path

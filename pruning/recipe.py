@@ -7,7 +7,7 @@ recipe is always the long form with every default filled. Torch-free.
 """
 
 import re
-from collections.abc import Mapping
+from collections.abc import Callable, Iterator, Mapping
 from string import Formatter
 from typing import Annotated, Any, Literal, Self
 
@@ -754,6 +754,28 @@ class Recipe(Part):
     def targets(self) -> tuple[Target, ...]:
         """The sizes to publish, as given; a single target is a family of one."""
         return self.target if isinstance(self.target, tuple) else (self.target,)
+
+    def sources(self) -> Iterator[tuple[str, DataSource]]:
+        """Every text that the run reads, each with the field that names it."""
+        for index, domain in enumerate(self.data.train):
+            yield f"data.train.{index}.source", domain.source
+        if self.data.evaluation is not None:
+            yield "data.evaluation", self.data.evaluation
+        for index, suite in enumerate(self.evaluation.suites):
+            for field in ("source", "exemplars"):
+                if (source := getattr(suite, field, None)) is not None:
+                    yield f"evaluation.suites.{index}.{field}", source
+
+    def with_sources(self, change: Callable[[DataSource], DataSource]) -> "Recipe":
+        """The same recipe with `change` made to every text that it reads."""
+        found = self.model_dump()
+        for name, source in self.sources():
+            *path, last = name.split(".")
+            part: Any = found
+            for step in path:
+                part = part[int(step) if step.isdigit() else step]
+            part[last] = change(source).model_dump()
+        return Recipe.model_validate(found)
 
 
 def _yielding(fragment: Mapping[str, Any], request: Mapping[str, Any]) -> Mapping[str, Any]:

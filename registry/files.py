@@ -1,12 +1,11 @@
 """Files that users upload: text for their jobs."""
 
-from collections.abc import Iterator
 from dataclasses import dataclass
 
 from sqlalchemy import and_, or_, select
 from sqlalchemy.orm import Session
 
-from pruning.recipe import DataSource, Recipe, UploadData
+from pruning.recipe import Recipe, UploadData
 from registry.blobs import refer_to
 from registry.db import database_now
 from registry.errors import FileInUse, FileNotUsable, InvalidCursor, NotFound
@@ -122,14 +121,10 @@ def delete(session: Session, row: UploadedFile) -> None:
 def named_in(recipe: Recipe) -> dict[str, str]:
     """The ids of the files that a recipe names, each with the field that does."""
     return {
-        source.file: param for param, source in _sources(recipe) if isinstance(source, UploadData)
+        source.file: f"{param}.file"
+        for param, source in recipe.sources()
+        if isinstance(source, UploadData)
     }
-
-
-def _sources(recipe: Recipe) -> Iterator[tuple[str, DataSource | None]]:
-    for index, domain in enumerate(recipe.data.train):
-        yield f"data.train.{index}.source.file", domain.source
-    yield "data.evaluation.file", recipe.data.evaluation
 
 
 def usable(session: Session, tenant_id: str, recipe: Recipe) -> list[UploadedFile]:

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from pruning.errors import InvalidData
-from pruning.recipe import PathData, Recipe, UploadData
+from pruning.recipe import DataSource, PathData, Recipe, UploadData
 from registry import files
 from registry.db import reading
 from registry.leases import Lease
@@ -33,19 +33,13 @@ def localise_uploads(workplace: Workplace, lease: Lease) -> Mapping[str, Any]:
         rows = {row.id: row for row in files.list_for_job(session, lease.job_id)}
     directory = _directory(workplace, lease.job_id)
 
-    def localise(source: Any) -> Any:
+    def localise(source: DataSource) -> DataSource:
         if not isinstance(source, UploadData):
             return source
         path = _fetch(workplace, rows.get(source.file), source.file, directory)
-        return PathData(path=str(path), text_field=source.text_field)
+        return PathData(path=str(path), **source.model_dump(exclude={"kind", "file"}))
 
-    train = tuple(
-        domain.model_copy(update={"source": localise(domain.source)})
-        for domain in recipe.data.train
-    )
-    evaluation = localise(recipe.data.evaluation)
-    data = recipe.data.model_copy(update={"train": train, "evaluation": evaluation})
-    return recipe.model_copy(update={"data": data}).model_dump(mode="json")
+    return recipe.with_sources(localise).model_dump(mode="json")
 
 
 def _fetch(workplace: Workplace, row: UploadedFile | None, file_id: str, directory: Path) -> Path:
