@@ -14,6 +14,14 @@ from pruning.surgery import kept_inputs
 
 
 @torch.no_grad()
+def fold_factors(model: PreTrainedModel, factors: Mapping[BlockKey, Tensor]) -> None:
+    """Scale in place the inputs of output projections by `factors` [I], as their masks did."""
+    for key, tensor in output_projections(model).items():
+        if key in factors:
+            tensor.parameter.mul_(factors[key].to(tensor.parameter))
+
+
+@torch.no_grad()
 def fold_means(
     model: PreTrainedModel, plan: PruningPlan, *, previous: PruningPlan, scores: Scores
 ) -> None:
