@@ -73,3 +73,46 @@ def refit_outputs(
         refit_OK = refitted(weight_OI.detach(), inputs[key], kept_K, ridge=ridge)
         weight_OI.zero_()
         weight_OI[:, kept_K] = refit_OK
+
+
+@torch.no_grad()
+def merge_similar(
+    model: PreTrainedModel,
+    plan: PruningPlan,
+    *,
+    previous: PruningPlan,
+    inputs: Mapping[BlockKey, Tensor],
+) -> None:
+    """Let the kept input most like each lost one stand in for it, in place, scaled to fit it best.
+
+    `inputs` are as for `refit_outputs`: of x_lost, x_kept explains E[x_lost x_kept]^2 / E[x_kept^2]
+    of the energy. Columns about to be cut become zero.
+
+    Raises:
+        InvalidPlan: `plan` does not follow from `previous`; nothing has been changed then.
+    """
+    kept = kept_inputs(model, plan, previous=previous)
+    for key, tensor in output_projections(model).items():
+        weight_OI = tensor.parameter
+        if weight_OI not in kept:
+            continue
+        kept_K = kept[weight_OI]
+        lost_L = _others(kept_K, weight_OI.shape[1])
+        factors_L, nearest_L = _nearest(inputs[key].to(weight_OI.device), lost_L, kept_K)
+        weight_OI.index_add_(1, nearest_L, weight_OI[:, lost_L] * factors_L.to(weight_OI.dtype))
+        weight_OI[:, lost_L] = 0
+
+
+def _nearest(inputs_II: Tensor, lost_L: Tensor, kept_K: Tensor) -> tuple[Tensor, Tensor]:
+    """Of each lost input, the kept one that explains most of it, and its factor."""
+    moments_LK = inputs_II.double()[lost_L][:, kept_K]
+    energies_K = inputs_II.double().diagonal()[kept_K].clamp_min(torch.finfo(torch.float32).tiny)
+    best_L = (moments_LK.square() / energies_K).argmax(dim=1)
+    factors_L = moments_LK.gather(1, best_L[:, None]).squeeze(1) / energies_K[best_L]
+    return factors_L, kept_K[best_L]
+
+
+def _others(kept_K: Tensor, width: int) -> Tensor:
+    lost_I = torch.ones(width, dtype=torch.bool, device=kept_K.device)
+    lost_I[kept_K] = False
+    return lost_I.nonzero().flatten()
