@@ -40,6 +40,28 @@ _METRICS: Mapping[RowKind, tuple[str, ...]] = {
     "lastword": ("acc", "perplexity"),
 }
 _HOLE = "_"
+_PARAM = "evaluation.suites"
+
+
+def read_suites(index: Path, names: Sequence[str]) -> tuple[RowsSuite, ...]:
+    """Suites out of an index of tasks: a JSON object of `file`, `kind` and `prompt` by name.
+
+    A file is looked for beside the index, then one folder up.
+
+    Raises:
+        InvalidData: the index has no such task.
+    """
+    tasks = json.loads(index.read_text(encoding="utf-8"))
+    if unknown := sorted(set(names) - set(tasks)):
+        raise InvalidData(f"{index}: no task {', '.join(unknown)}", param=_PARAM)
+    return tuple(_suite_of(name, tasks[name], index.parent) for name in names)
+
+
+def _suite_of(name: str, task: Mapping[str, Any], folder: Path) -> RowsSuite:
+    beside = folder / task["file"]
+    path = beside if beside.exists() else folder.parent / task["file"]
+    fields = {"name": name, "rows": task["kind"], "prompt": task["prompt"], "source": str(path)}
+    return RowsSuite.model_validate(fields)
 
 
 def build_task(suite: RowsSuite) -> ConfigurableTask:
@@ -91,9 +113,6 @@ def read_rows(source: PathData | UploadData, suite: RowsSuite) -> list[Row]:
     if not rows:
         raise InvalidData(f"{path}: no rows", param=_PARAM)
     return rows
-
-
-_PARAM = "evaluation.suites"
 
 
 def _checked(line: str, suite: RowsSuite, where: str) -> Row:
