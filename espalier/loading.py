@@ -28,6 +28,8 @@ DECODER_LAYERS = {
     "transformers.models.olmo2.modeling_olmo2": "Olmo2DecoderLayer",
     "transformers.models.olmo3.modeling_olmo3": "Olmo3DecoderLayer",
     "transformers.models.phi3.modeling_phi3": "Phi3DecoderLayer",
+    "transformers.models.gpt_neox.modeling_gpt_neox": "GPTNeoXLayer",
+    "transformers.models.qwen3_moe.modeling_qwen3_moe": "Qwen3MoeDecoderLayer",
     "transformers.models.gemma.modeling_gemma": "GemmaDecoderLayer",
     "transformers.models.gemma2.modeling_gemma2": "Gemma2DecoderLayer",
     "transformers.models.gemma3.modeling_gemma3": "Gemma3DecoderLayer",
@@ -68,6 +70,9 @@ def _reading_its_own_config(construct: Callable[..., None]) -> Callable[..., Non
             construct(self, config, layer_idx, *args, **kwargs)
             return
         own = config.per_layer_config[layer_idx]
+        if config.model_type in _DERIVES_HEAD_DIM:
+            _construct_with_own_heads(construct, self, config, own, layer_idx)
+            return
         without_attention = own.num_key_value_heads == 0
         if without_attention:
             # No family can be built without heads: they are taken out afterwards.
@@ -85,6 +90,35 @@ def _reading_its_own_config(construct: Callable[..., None]) -> Callable[..., Non
 
     setattr(construct_from_own, _PREPARED, True)
     return construct_from_own
+
+
+_DERIVES_HEAD_DIM = ("gpt_neox",)
+"""Families whose attention takes the hidden size over the number of heads for its head size."""
+
+
+def _construct_with_own_heads(
+    construct: Callable[..., None], layer: Any, config: Any, own: Any, layer_idx: int
+) -> None:
+    """Build a layer with any number of heads, then its projections for the heads it has."""
+    any_heads = copy.copy(own)
+    any_heads.num_attention_heads = 1
+    construct(layer, any_heads, layer_idx)
+    attention, head_dim = layer.attention, own.head_dim
+    attention.config = config
+    attention.head_size = head_dim
+    attention.rotary_ndims = int(
+        head_dim * config.rope_parameters.get("partial_rotary_factor", 1.0)
+    )
+    attention.scaling = head_dim**-0.5
+    width = own.num_attention_heads * head_dim
+    for name, inputs, outputs in (
+        ("query_key_value", config.hidden_size, 3 * width),
+        ("dense", width, config.hidden_size),
+    ):
+        linear = type(getattr(attention, name))
+        setattr(attention, name, linear(inputs, outputs, bias=config.attention_bias))
+    if width == 0:
+        silence(attention)
 
 
 _READ_WHEN_RUN = {"Phi3Attention": ("num_attention_heads",)}
@@ -116,15 +150,22 @@ def silence(attention: Any) -> None:
 
 
 def _attend_to_nothing(
-    self: Any, hidden_states: Any, *_args: Any, past_key_values: Any = None, **_kwargs: Any
+    self: Any,
+    hidden_states: Any,
+    *_args: Any,
+    past_key_values: Any = None,
+    layer_past: Any = None,
+    **_kwargs: Any,
 ) -> tuple[Any, None]:
     *batch_and_length, _ = hidden_states.shape
+    past_key_values = layer_past if past_key_values is None else past_key_values
     if past_key_values is not None:
         # One number a token: the cache asks its first layer how many tokens it has seen.
         batch, length = batch_and_length
         rows = hidden_states.new_zeros(batch, 1, length, 1)
         past_key_values.update(rows, rows, self.layer_idx)
-    return self.o_proj(hidden_states.new_zeros(*batch_and_length, 0)), None
+    project = self.dense if hasattr(self, "dense") else self.o_proj
+    return project(hidden_states.new_zeros(*batch_and_length, 0)), None
 
 
 def _empty(attention: Any, head_dim: int) -> None:

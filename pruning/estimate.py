@@ -14,6 +14,7 @@ from pruning.errors import TargetUnreachable
 from pruning.events import LayerWidths
 from pruning.methods.increments import BYTES_PER_PARAMETER, plan_increments, resolve_target
 from pruning.models.architecture import Architecture, Costs, read_architecture
+from pruning.models.support import check_supported
 from pruning.recipe import Axis, Recipe, Shape
 
 _TRAINING_BYTES = {"full": 16 + 4, "lora": 4 + 4, "none": 8}
@@ -70,6 +71,7 @@ def estimate(
         TargetUnreachable: a target lies above the model or below the floor; `limit` says which.
     """
     architecture = read_architecture(config)
+    check_supported(recipe, architecture.model_type)
     floor = floor_of(recipe, architecture)
     targets = _resolve_targets(recipe, architecture, floor)
     # Training is shared out afterwards; the sizes do not depend on it.
@@ -110,7 +112,8 @@ def floor_of(recipe: Recipe, architecture: Architecture) -> int:
             stay[0] = sizes[0]
         return architecture.num_parameters - sum(sizes) + sum(stay)
     removable = sum(
-        architecture.costs.of_layer(layer) - architecture.costs.of_layer(_narrowest(recipe, layer))
+        architecture.costs.of_layer(layer)
+        - architecture.costs.of_layer(_narrowest(recipe, layer, architecture.experts_per_token))
         for index, layer in enumerate(architecture.layers)
         if index not in protected
     )
@@ -127,7 +130,7 @@ def _without_blocks(recipe: Recipe, costs: Costs, layer: LayerWidths) -> int:
     return costs.of_layer(layer.model_copy(update=nothing))
 
 
-def _narrowest(recipe: Recipe, layer: LayerWidths) -> LayerWidths:
+def _narrowest(recipe: Recipe, layer: LayerWidths, experts_per_token: int) -> LayerWidths:
     num_groups = layer.num_key_value_heads
     groups = _least(recipe, "kv_group", num_groups)
     heads = _least(recipe, "query_head", layer.num_attention_heads // max(1, num_groups))
@@ -135,6 +138,8 @@ def _narrowest(recipe: Recipe, layer: LayerWidths) -> LayerWidths:
         intermediate_size=_least(recipe, "intermediate", layer.intermediate_size),
         num_attention_heads=groups * heads,
         num_key_value_heads=groups,
+        num_experts=layer.num_experts
+        and max(_least(recipe, "expert", layer.num_experts), experts_per_token),
     )
 
 

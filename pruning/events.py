@@ -33,6 +33,11 @@ class LayerWidths(BaseModel):
     intermediate_size: int
     num_attention_heads: int
     num_key_value_heads: int
+    num_experts: int | None = Field(
+        None,
+        exclude_if=lambda number: number is None,
+        description="Of a layer whose MLP is one of experts; `intermediate_size` is that of each.",
+    )
 
 
 class _Event(BaseModel):

@@ -5,7 +5,7 @@ one. All indices count groups of the *base* model, so a plan says where each sur
 from however many increments lie between. Torch-free.
 """
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from itertools import pairwise
 from typing import Annotated, Self
 
@@ -34,12 +34,14 @@ class LayerPlan(BaseModel):
     query_heads: tuple[Indices, ...] = Field(
         (), description="Of each kept KV group, its kept query heads, counted in it; absent: all."
     )
+    experts: Indices = Field((), description="Kept experts of a layer that has some, ascending.")
 
     @model_validator(mode="after")
     def _sorted(self) -> Self:
         for name, indices in (
             ("intermediate", self.intermediate),
             ("kv_groups", self.kv_groups),
+            ("experts", self.experts),
             *(("query_heads", heads) for heads in self.query_heads),
         ):
             if not _ascending(indices):
@@ -67,6 +69,15 @@ class PruningPlan(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid")
 
     layers: tuple[LayerPlan, ...]
+    hidden: Indices | None = Field(
+        None, description="Kept channels of the residual stream, ascending; absent: all."
+    )
+
+    @model_validator(mode="after")
+    def _sorted(self) -> Self:
+        if self.hidden is not None and not (self.hidden and _ascending(self.hidden)):
+            raise ValueError("hidden must be ascending channel indices, at least one")
+        return self
 
     @classmethod
     def keep_all(cls, *, num_layers: int, intermediate_size: int, num_kv_groups: int) -> Self:
@@ -92,17 +103,23 @@ class PruningPlan(BaseModel):
                 f"plan has {len(self.layers)} layers, the plan before it {len(previous.layers)}"
             )
         return PruningPlan(
+            hidden=_hidden_positions(self.hidden, previous.hidden),
             layers=tuple(
                 LayerPlan(
                     intermediate=_positions(now.intermediate, before.intermediate, index),
                     kv_groups=_positions(now.kv_groups, before.kv_groups, index),
                     query_heads=_head_positions(now, before, index),
+                    experts=_positions(now.experts, before.experts, index),
                 )
                 for index, (now, before) in enumerate(
                     zip(self.layers, previous.layers, strict=True)
                 )
-            )
+            ),
         )
+
+    def with_layers(self, layers: Iterable[LayerPlan]) -> Self:
+        """The same plan with other layers."""
+        return self.model_copy(update={"layers": tuple(layers)})
 
 
 def _head_positions(now: LayerPlan, before: LayerPlan, layer: int) -> tuple[Indices, ...]:
@@ -119,9 +136,18 @@ def _head_positions(now: LayerPlan, before: LayerPlan, layer: int) -> tuple[Indi
     )
 
 
-def _positions(kept: Indices, before: Indices, layer: int) -> Indices:
+def _hidden_positions(now: Indices | None, before: Indices | None) -> Indices | None:
+    if before is None:
+        return now
+    if now is None:
+        raise InvalidPlan("keeps all hidden channels, of which some were removed before")
+    return _positions(now, before, None)
+
+
+def _positions(kept: Indices, before: Indices, layer: int | None) -> Indices:
     position = {group: i for i, group in enumerate(before)}
     missing = [group for group in kept if group not in position]
     if missing:
-        raise InvalidPlan(f"layer {layer}: keeps groups {missing[:5]} that were removed before")
+        where = "hidden" if layer is None else f"layer {layer}"
+        raise InvalidPlan(f"{where}: keeps groups {missing[:5]} that were removed before")
     return tuple(position[group] for group in kept)

@@ -49,7 +49,11 @@ class HubModel(Part):
     revision: str = Field(
         "main", pattern=r"^[\w./-]+$", max_length=200, description="Branch, tag or commit."
     )
-    credential: str | None = Field(None, description="Id of a stored credential for gated models.")
+    credential: str | None = Field(
+        None,
+        pattern=r"^cred_[0-9a-f]{32}$",
+        description="Id of a stored credential for gated models.",
+    )
 
 
 class PathModel(Part):
@@ -292,6 +296,8 @@ Axis = Literal[
     "intermediate", "kv_group", "query_head", "expert", "layer", "attention_block", "mlp_block"
 ]
 _DEPTH_AXES: tuple[Axis, ...] = ("layer", "attention_block", "mlp_block")
+MASKED_AXES: tuple[Axis, ...] = ("intermediate", "kv_group", "query_head", "layer")
+"""Axes that masks can be learned of."""
 ImportanceKind = Literal[
     "magnitude",
     "taylor",
@@ -301,12 +307,26 @@ ImportanceKind = Literal[
     "activation",
     "random",
     "block_influence",
+    "fused",
+    "learned_mask",
 ]
 TaylorOrder = Literal["first", "second", "mix"]
-AllocationKind = Literal["uniform", "layer_adaptive", "equal_marginal", "global_zscore"]
+AllocationKind = Literal[
+    "uniform", "layer_adaptive", "equal_marginal", "global_zscore", "fluctuation"
+]
 Layout = Literal["per_layer", "uniform"]
-Compensation = Literal["none", "least_squares", "bias"]
-MethodName = Literal["adapt_pruner", "espalier", "llm_pruner", "flap", "shortgpt", "minitron"]
+Compensation = Literal["none", "least_squares", "bias", "merge"]
+MethodName = Literal[
+    "adapt_pruner",
+    "espalier",
+    "llm_pruner",
+    "flap",
+    "shortgpt",
+    "minitron",
+    "sheared_llama",
+    "efficientllm",
+    "saap",
+]
 ExportFormat = Literal[
     "gguf:f32",
     "gguf:f16",
@@ -356,6 +376,11 @@ class Constraints(Part):
     min_query_heads_per_group: int = Field(
         1, gt=0, description="No KV head keeps fewer query heads."
     )
+    min_experts: int = Field(
+        1,
+        gt=0,
+        description="No layer of experts keeps fewer, nor fewer than a token passes through.",
+    )
     tensor_parallel: int = Field(1, gt=0, description="Every width and head count divides by this.")
     protected_layers: tuple[int, ...] = Field(
         (), description="Layers that lose nothing; -1 is the last one."
@@ -377,9 +402,27 @@ class Allocation(Part):
     constraints: Constraints = Field(Constraints(), description="What it honours.")
 
 
-class Schedule(Part):
-    """When the cuts come, and how the training tokens are shared between them."""
+ScheduleKind = Literal["staged", "learned_mask", "continuous"]
 
+
+class Schedule(Part):
+    """When the cuts come, and how the training tokens are shared between them.
+
+    `staged` cuts first in each increment, then trains. The others prune while the first part of an
+    increment trains: `learned_mask` learns masks with the weights and cuts once; `continuous` cuts
+    little by little, by what the training steps themselves show.
+    """
+
+    kind: ScheduleKind = Field("staged", description="What an increment begins with.")
+    pruning_share: float = Field(
+        0.2,
+        gt=0,
+        le=1,
+        description="Share of an increment's training over which it is pruned, unless `staged`.",
+    )
+    steps_per_cut: int = Field(
+        8, gt=0, description="Optimizer steps from cut to cut, where `continuous`."
+    )
     num_increments: int | None = Field(
         None,
         ge=1,
@@ -680,7 +723,7 @@ class Recipe(Part):
             return value
         method = value.get("method", "espalier")
         fragment = PRESETS.get(method, {}) if isinstance(method, str) else {}
-        return serving.fill(_overlay(_yielding(fragment, value), value))
+        return serving.fill(_overlay(_yielding(fragment, value), _long_data(value)))
 
     @model_validator(mode="after")
     def _servable(self) -> Self:
@@ -717,9 +760,32 @@ class Recipe(Part):
         return self
 
     @model_validator(mode="after")
+    def _experts_or_their_channels(self) -> Self:
+        if {"expert", "intermediate"} <= set(self.axes):
+            raise ValueError("axes 'expert' and 'intermediate' each in a run of its own")
+        return self
+
+    @model_validator(mode="after")
     def _a_shape_goes_alone(self) -> Self:
         if len(self.targets) > 1 and any(target.shape is not None for target in self.targets):
             raise ValueError("a target shape goes alone, not in a family of sizes")
+        return self
+
+    @model_validator(mode="after")
+    def _masks_are_learned(self) -> Self:
+        kind, while_training = self.importance.kind, self.schedule.kind != "staged"
+        if self.schedule.kind == "learned_mask" and kind != "learned_mask":
+            raise ValueError("schedule.kind 'learned_mask' needs importance.kind 'learned_mask'")
+        if kind == "learned_mask" and not set(self.axes) <= set(MASKED_AXES):
+            raise ValueError(
+                f"importance.kind 'learned_mask' masks {', '.join(MASKED_AXES)}: "
+                "axes must be among them"
+            )
+        if while_training and self.recovery.kind == "lora":
+            raise ValueError(
+                f"schedule.kind {self.schedule.kind!r} trains the weights that it prunes: "
+                "recovery.kind must be 'full' or 'none'"
+            )
         return self
 
     @model_validator(mode="after")
@@ -779,11 +845,21 @@ class Recipe(Part):
 
 
 def _yielding(fragment: Mapping[str, Any], request: Mapping[str, Any]) -> Mapping[str, Any]:
-    """A preset's fragment without the repair that the axes asked for leave nothing to repair."""
+    """A preset's fragment without what the request makes senseless: repair of whole blocks."""
     axes = request.get("axes")
     if isinstance(axes, list | tuple) and set(_DEPTH_AXES) & {str(axis) for axis in axes}:
-        return {**fragment, "compensation": "none"}
+        fragment = {**fragment, "compensation": "none"}
+    data = request.get("data")
+    if isinstance(data, Mapping) and data.get("evaluation") not in (None, "auto"):
+        # A mixture that follows the domains' losses needs text held out of each.
+        fragment = {key: part for key, part in fragment.items() if key != "data"}
     return fragment
+
+
+def _long_data(request: Mapping[str, Any]) -> Mapping[str, Any]:
+    """A request whose data, if given as a text alone, can be laid over a preset's."""
+    data = request.get("data")
+    return {**request, "data": {"train": data}} if isinstance(data, str) else request
 
 
 def _overlay(base: Mapping[str, Any], over: Mapping[str, Any]) -> dict[str, Any]:

@@ -38,6 +38,8 @@ class LayerScores:
     mlp_importance: float
     layer_importance: float = 0.0
     """Of the whole layer; ShortGPT's block influence."""
+    experts: torch.Tensor = field(default_factory=lambda: torch.empty(0))
+    """[E], of a layer whose MLP is one of experts."""
     input_means: Mapping[Axis, torch.Tensor] = field(default_factory=dict)
     """Where asked for, by block, the mean over tokens [C] of what enters its output projection."""
     deviations: Mapping[Axis, float] = field(default_factory=dict)
@@ -45,9 +47,16 @@ class LayerScores:
     the channels whose importance a group sums up, on the scale of the group."""
     removals: Mapping[Axis, Removal] = field(default_factory=dict)
 
+    def of_groups(self, axis: Axis) -> torch.Tensor:
+        """Importance of the channels, experts or KV groups."""
+        if axis == "expert":
+            return self.experts
+        return self.intermediate if axis == "intermediate" else self.kv_groups
+
     def block_importance(self, axis: Axis) -> float:
         """`layer_importance` of the block that `axis` thins out."""
-        return self.mlp_importance if axis == "intermediate" else self.attention_importance
+        in_mlp = axis in ("intermediate", "expert")
+        return self.mlp_importance if in_mlp else self.attention_importance
 
 
 @dataclass(frozen=True)

@@ -6,7 +6,7 @@
 import copy
 import math
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import torch
 from torch import nn
@@ -17,9 +17,17 @@ from pruning.errors import InvalidPlan
 from pruning.events import LayerWidths
 from pruning.models.adapter import Adapter, GroupedTensor, adapter_for
 from pruning.models.depth import drop_layers
-from pruning.models.families import Span
+from pruning.models.experts import mask_router
+from pruning.models.families import FAMILIES, Span
 from pruning.models.geometry import layer_widths
+from pruning.models.hidden import (
+    outer_stream_tensors,
+    refit_stream,
+    require_selectable,
+    stream_tensors,
+)
 from pruning.plan import GONE, LayerPlan, PruningPlan
+from pruning.ranks import select
 
 
 @dataclass(frozen=True)
@@ -28,6 +36,8 @@ class _Cut:
 
     tensor: GroupedTensor
     kept: tuple[int, ...]
+    hidden: bool = False
+    expert: bool = False
 
     def indices(self) -> torch.Tensor:
         """Entries [E] to keep along the pruned dimension."""
@@ -48,6 +58,36 @@ class _Cut:
         return mask
 
 
+@dataclass
+class _Slice:
+    """What one parameter keeps along each dimension: a fused projection is cut in several parts,
+    any weight along heads or channels and along the residual stream."""
+
+    masks: dict[int, torch.Tensor] = field(default_factory=dict)
+    places: list[tuple[nn.Module, str]] = field(default_factory=list)
+    """Where the parameter is to be replaced: a tied one in several modules."""
+
+    def add(self, cut: _Cut) -> None:
+        dim = cut.tensor.dim
+        self.masks[dim] = self.masks.get(dim, cut.whole()) & cut.mask()
+        if (cut.tensor.module, cut.tensor.name) not in self.places:
+            self.places.append((cut.tensor.module, cut.tensor.name))
+
+    def of(self, values: torch.Tensor) -> torch.Tensor:
+        """The kept entries of a tensor of the parameter's shape."""
+        for dim, mask in self.masks.items():
+            values = select(values, dim, mask.nonzero().flatten())
+        return values.contiguous()
+
+    def replace(self, old: nn.Parameter) -> nn.Parameter:
+        new = nn.Parameter(self.of(old.detach()), requires_grad=old.requires_grad)
+        for module, name in self.places:
+            setattr(module, name, new)
+            if isinstance(module, nn.Linear):
+                module.out_features, module.in_features = module.weight.shape
+        return new
+
+
 @torch.no_grad()
 def apply_plan(
     model: PreTrainedModel,
@@ -66,18 +106,15 @@ def apply_plan(
         InvalidPlan: `plan` keeps what is already gone or empties a layer, or the model is not at
             `previous`. Nothing has been cut then.
     """
-    kept: dict[nn.Parameter, tuple[GroupedTensor, torch.Tensor]] = {}
+    slices: dict[nn.Parameter, _Slice] = {}
     for cut in _cuts(model, plan, previous):
-        # A fused projection is cut in several parts, and sliced once.
-        _, before = kept.get(cut.tensor.parameter, (cut.tensor, cut.whole()))
-        kept[cut.tensor.parameter] = (cut.tensor, before & cut.mask())
-    slices: dict[nn.Parameter, tuple[nn.Parameter, int, torch.Tensor]] = {}
-    for old, (tensor, mask) in kept.items():
-        indices = mask.nonzero().flatten()
-        slices[old] = (_replace(tensor, indices), tensor.dim, indices)
+        slices.setdefault(cut.tensor.parameter, _Slice()).add(cut)
+    replaced = {old: (cut.replace(old), cut) for old, cut in slices.items()}
     if optimizer is not None:
-        _follow(optimizer, slices)
+        _follow(optimizer, replaced)
     drop_layers(model, _dropped(plan, previous), optimizer)
+    if plan.hidden is not None:
+        refit_stream(model, len(plan.hidden))
     _refresh_attributes(model)
 
 
@@ -85,17 +122,20 @@ def apply_plan(
 def apply_mask(model: PreTrainedModel, plan: PruningPlan, *, previous: PruningPlan) -> None:
     """Zero in place what `apply_plan` would remove; shapes stay.
 
-    A norm over all heads (OLMo 2) is rescaled to average over the kept entries, as after a cut.
+    A norm over all heads (OLMo 2) is rescaled to average over the kept entries, as after a cut. A
+    norm over the residual stream goes on averaging over all channels, those at zero included. No
+    token is routed to a masked expert.
 
     Raises:
         InvalidPlan: as for `apply_plan`.
     """
     for cut in _cuts(model, plan, previous):
-        parameter, dim = cut.tensor.parameter, cut.tensor.dim
         keep = cut.mask().float()
-        if cut.tensor.normalises:
+        if cut.tensor.normalises and not cut.hidden:
             keep *= math.sqrt(len(cut.kept) / cut.tensor.num_groups)
-        parameter.mul_(keep if dim == parameter.dim() - 1 else keep[:, None])
+        cut.tensor.parameter.mul_(cut.tensor.along(keep))
+        if cut.tensor.side == "outputs" and cut.expert:
+            mask_router(cut.tensor.module, cut.mask())
     adapter = adapter_for(model.config)
     layers = adapter.layers(model)
     for position in _dropped(plan, previous):
@@ -116,7 +156,7 @@ def kept_inputs(
     return {
         cut.tensor.parameter: cut.indices()
         for cut in _cuts(model, plan, previous)
-        if cut.tensor.dim == 1
+        if cut.tensor.side == "inputs" and not cut.hidden
     }
 
 
@@ -132,10 +172,10 @@ def write_widths(
     config.head_dim = head_dim
     config.per_layer_config = None
     config.__dict__.pop("allow_global_per_layer_attribute_access", None)
-    if len(set(widths)) == 1 and _is_accepted(config, widths[0]):
+    if len(set(widths)) == 1 and _is_accepted(config, widths[0], head_dim):
         _set_widths(config, widths[0])
         return
-    config.per_layer_config = {i: layer.model_dump() for i, layer in enumerate(widths)}
+    config.per_layer_config = {i: _own_fields(config, layer) for i, layer in enumerate(widths)}
     # Transformers' own validation reads the model-wide values when it saves and opens.
     config.allow_global_per_layer_attribute_access = config.is_heterogeneous
 
@@ -151,21 +191,53 @@ def _cuts(model: PreTrainedModel, plan: PruningPlan, previous: PruningPlan) -> l
         raise InvalidPlan("the plan keeps no attention block")
     if not any(layer.intermediate for layer in plan.layers):
         raise InvalidPlan("the plan keeps no MLP block")
-    cuts: list[_Cut] = []
+    cuts: list[_Cut] = _hidden_cuts(adapter, model, plan, previous)
     for index, layer in zip(living, layers, strict=True):
         now, before = relative.layers[index], previous.layers[index]
         if now == GONE:
             continue
         heads_per_group = adapter.query_heads_per_group(layer)
         _check(index, adapter, layer, before)
+        _check_experts(index, model.config, now, before)
         kept = _kept_by_span(now, heads_per_group)
         for span, tensors in adapter.by_span(layer).items():
             cuts.extend(
-                _Cut(tensor, kept[span])
+                _Cut(tensor, kept[span], expert=span == "expert")
                 for tensor in tensors
                 if len(kept[span]) < tensor.num_groups
             )
     return cuts
+
+
+def _hidden_cuts(
+    adapter: Adapter, model: PreTrainedModel, plan: PruningPlan, previous: PruningPlan
+) -> list[_Cut]:
+    """What goes with hidden channels: of everything as wide as the residual stream."""
+    kept = plan.relative_to(previous).hidden
+    if kept is None or len(kept) == model.config.hidden_size:
+        return []
+    if kept[-1] >= model.config.hidden_size:
+        raise InvalidPlan(f"the model has {model.config.hidden_size} hidden channels, not more")
+    require_selectable(adapter.family)
+    stream = outer_stream_tensors(adapter, model)
+    for layer in adapter.layers(model):
+        stream += stream_tensors(adapter, layer)
+    return [_Cut(tensor, kept, hidden=True) for tensor in {_place(t): t for t in stream}.values()]
+
+
+def _place(tensor: GroupedTensor) -> tuple[int, str]:
+    return id(tensor.module), tensor.name
+
+
+def _check_experts(index: int, config: PretrainedConfig, now: LayerPlan, before: LayerPlan) -> None:
+    """Raise where a layer of experts would keep too few for a token to be routed."""
+    if not before.experts:
+        return
+    fewest = config.num_experts_per_tok
+    if len(now.experts) < fewest:
+        raise InvalidPlan(f"layer {index}: each token passes through {fewest} experts, no fewer")
+    if not now.intermediate:
+        raise InvalidPlan(f"layer {index}: experts keep some channels, or their layer goes whole")
 
 
 def _dropped(plan: PruningPlan, previous: PruningPlan) -> list[int]:
@@ -180,6 +252,7 @@ def _kept_by_span(layer: LayerPlan, heads_per_group: int) -> dict[Span, tuple[in
     heads = layer.query_heads or (tuple(range(heads_per_group)),) * len(layer.kv_groups)
     return {
         "channel": layer.intermediate,
+        "expert": layer.experts,
         "key_value_head": layer.kv_groups,
         "query_head": tuple(
             group * heads_per_group + head
@@ -195,6 +268,7 @@ def _check(index: int, adapter: Adapter, layer: nn.Module, before: LayerPlan) ->
     for name, found, expected in (
         ("intermediate", adapter.num_groups(layer, "intermediate"), len(before.intermediate)),
         ("kv_group", adapter.num_groups(layer, "kv_group"), len(before.kv_groups)),
+        ("expert", adapter.num_groups(layer, "expert"), len(before.experts)),
         ("query_head", adapter.query_heads_per_group(layer), None if heads is None else len(heads)),
     ):
         if expected not in (None, found):
@@ -203,29 +277,18 @@ def _check(index: int, adapter: Adapter, layer: nn.Module, before: LayerPlan) ->
             )
 
 
-def _replace(tensor: GroupedTensor, indices: torch.Tensor) -> nn.Parameter:
-    old, module = tensor.parameter, tensor.module
-    new = nn.Parameter(
-        old.detach().index_select(tensor.dim, indices).contiguous(), requires_grad=old.requires_grad
-    )
-    setattr(module, tensor.name, new)
-    if isinstance(module, nn.Linear):
-        module.out_features, module.in_features = module.weight.shape
-    return new
-
-
 def _follow(
     optimizer: torch.optim.Optimizer,
-    slices: Mapping[nn.Parameter, tuple[nn.Parameter, int, torch.Tensor]],
+    replaced: Mapping[nn.Parameter, tuple[nn.Parameter, _Slice]],
 ) -> None:
     """Point an optimizer at the new parameters and slice its state like them."""
     for group in optimizer.param_groups:
-        group["params"] = [slices[p][0] if p in slices else p for p in group["params"]]
-    for old, (new, dim, indices) in slices.items():
+        group["params"] = [replaced[p][0] if p in replaced else p for p in group["params"]]
+    for old, (new, cut) in replaced.items():
         if old not in optimizer.state:
             continue
         optimizer.state[new] = {
-            key: value.index_select(dim, indices).contiguous()
+            key: cut.of(value)
             if isinstance(value, torch.Tensor) and value.shape == old.shape
             else value
             for key, value in optimizer.state.pop(old).items()
@@ -239,6 +302,10 @@ def _refresh_attributes(model: PreTrainedModel) -> None:
     for layer, sizes in zip(adapter.layers(model), widths, strict=True):
         mlp = layer.get_submodule(adapter.family.mlp)
         mlp.intermediate_size = sizes.intermediate_size  # type: ignore[assignment]
+        if sizes.num_experts is not None:
+            experts, router = mlp.get_submodule("experts"), mlp.get_submodule("gate")
+            experts.num_experts = router.num_experts = sizes.num_experts  # type: ignore[assignment]
+            experts.intermediate_dim = sizes.intermediate_size  # type: ignore[assignment]
         attention = layer.get_submodule(adapter.family.attention)
         attention.num_key_value_groups = adapter.query_heads_per_group(layer)  # type: ignore[assignment]
         attention.num_key_value_heads = sizes.num_key_value_heads  # type: ignore[assignment]
@@ -251,13 +318,26 @@ def _refresh_attributes(model: PreTrainedModel) -> None:
 
 
 def _set_widths(config: PretrainedConfig, widths: LayerWidths) -> None:
-    for name, value in widths.model_dump().items():
+    for name, value in _own_fields(config, widths).items():
         setattr(config, name, value)
 
 
-def _is_accepted(config: PretrainedConfig, widths: LayerWidths) -> bool:
+def _own_fields(config: PretrainedConfig, widths: LayerWidths) -> dict[str, int]:
+    """A layer's sizes in the family's own configuration fields."""
+    fields = widths.model_dump()
+    if not FAMILIES[config.model_type].grouped_heads:
+        del fields["num_key_value_heads"]
+    if widths.num_experts is not None:
+        fields["moe_intermediate_size"] = fields.pop("intermediate_size")
+    return fields
+
+
+def _is_accepted(config: PretrainedConfig, widths: LayerWidths, head_dim: int) -> bool:
     """Whether the family takes these model-wide: Llama wants heads to divide the hidden size."""
     if 0 in widths.model_dump().values():
+        return False
+    whole = config.hidden_size == widths.num_attention_heads * head_dim
+    if FAMILIES[config.model_type].derives_head_dim and not whole:
         return False
     trial = copy.deepcopy(config)
     try:

@@ -78,8 +78,8 @@ def open_accounts(
         if constraints.protects(index, len(plan.layers)):
             continue
         for axis in axes:
-            if not (layer.intermediate if axis == "intermediate" else layer.kv_groups):
-                continue  # Its block is gone.
+            if not kept_groups(layer, axis):
+                continue  # Its block is gone, or has no experts.
             kept, importances = _ranked(index, axis, layer, scores.layers[index], geometry)
             accounts.append(
                 Account(
@@ -87,13 +87,14 @@ def open_accounts(
                     axis=axis,
                     kept=kept,
                     importances=importances,
-                    steps=allowed_widths(axis, len(kept), constraints),
+                    steps=_steps(axis, layer, len(kept), constraints, geometry),
                     group_cost=_group_cost(index, axis, layer, geometry),
                     shared_cost=0
-                    if axis == "intermediate"
+                    if axis in ("intermediate", "expert")
                     else geometry.group_costs[index]["query_head"],
                     # Query heads divide as soon as their KV groups do.
-                    due=axis != "query_head" and len(kept) % constraints.tensor_parallel != 0,
+                    due=axis not in ("query_head", "expert")
+                    and len(kept) % constraints.tensor_parallel != 0,
                 )
             )
     return accounts
@@ -127,11 +128,9 @@ def plan_after(
         ]
         for account in accounts
     }
-    return PruningPlan(
-        layers=tuple(
-            _layer_after(layer, *(kept.get((index, axis)) for axis in AXES))
-            for index, layer in enumerate(plan.layers)
-        )
+    return plan.with_layers(
+        _layer_after(layer, *(kept.get((index, axis)) for axis in AXES))
+        for index, layer in enumerate(plan.layers)
     )
 
 
@@ -139,7 +138,11 @@ _Kept = tuple[tuple[int, ...], ...]
 
 
 def _layer_after(
-    layer: LayerPlan, intermediate: _Kept | None, kv_groups: _Kept | None, heads: _Kept | None
+    layer: LayerPlan,
+    intermediate: _Kept | None,
+    kv_groups: _Kept | None,
+    heads: _Kept | None,
+    experts: _Kept | None,
 ) -> LayerPlan:
     groups = layer.kv_groups if kv_groups is None else tuple(sorted(g for (g,) in kv_groups))
     heads_before = layer.query_heads if heads is None else tuple(zip(*heads, strict=True))
@@ -150,7 +153,15 @@ def _layer_after(
         else tuple(sorted(c for (c,) in intermediate)),
         kv_groups=groups,
         query_heads=tuple(tuple(sorted(of_group[g])) for g in groups) if of_group else (),
+        experts=layer.experts if experts is None else tuple(sorted(e for (e,) in experts)),
     )
+
+
+def kept_groups(layer: LayerPlan, axis: Axis) -> tuple[int, ...]:
+    """The channels, experts or KV groups that a layer's plan keeps."""
+    if axis == "expert":
+        return layer.experts
+    return layer.intermediate if axis == "intermediate" else layer.kv_groups
 
 
 def _ranked(
@@ -167,8 +178,7 @@ def _ranked(
         )
         sums = scores.query_heads.sort(dim=1).values.sum(dim=0)
         return kept, tuple(sums.tolist())
-    groups = layer.intermediate if axis == "intermediate" else layer.kv_groups
-    importance = scores.intermediate if axis == "intermediate" else scores.kv_groups
+    groups, importance = kept_groups(layer, axis), scores.of_groups(axis)
     _check_scores(index, axis, importance.shape, (len(groups),))
     removal = scores.removals.get(axis)
     if removal is not None:
@@ -189,7 +199,24 @@ def _group_cost(index: int, axis: Axis, layer: LayerPlan, geometry: Geometry) ->
         return geometry.group_costs[index][axis] * len(layer.kv_groups)
     if axis == "kv_group":
         return geometry.kv_group_cost(index, geometry.heads_per_group(index, layer))
-    return geometry.group_costs[index][axis]
+    if axis == "expert":
+        return geometry.expert_cost(index, layer)
+    return geometry.channel_cost(index, layer)
+
+
+_EXPERT_MULTIPLE = 8
+"""Of the channels of experts: torch multiplies their matrices in rows of whole 16 bytes."""
+
+
+def _steps(
+    axis: Axis, layer: LayerPlan, width: int, constraints: Constraints, geometry: Geometry
+) -> tuple[int, ...]:
+    steps = allowed_widths(axis, width, constraints)
+    if axis == "intermediate" and layer.experts:
+        return tuple(step for step in steps if step % _EXPERT_MULTIPLE == 0)
+    if axis == "expert":
+        return tuple(step for step in steps if step >= geometry.experts_per_token)
+    return steps
 
 
 def _check_scores(index: int, axis: Axis, found: torch.Size, expected: tuple[int, ...]) -> None:

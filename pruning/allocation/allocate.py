@@ -5,7 +5,7 @@ from pruning.allocation.debt import Debt, LayerDebt
 from pruning.allocation.depth import DEPTH_AXES, drop_pieces
 from pruning.allocation.equal_marginal import cheapest_same_widths, cheapest_widths
 from pruning.allocation.per_layer import open_ledgers, pay_down, settle
-from pruning.allocation.rates import AXIS_RATES, layer_adaptive_rates
+from pruning.allocation.rates import AXIS_RATES, fluctuations, layer_adaptive_rates
 from pruning.allocation.same_width import SharedAccount, same_widths, share
 from pruning.allocation.shapes import shape_plan
 from pruning.allocation.zscore import axis_rates, standout_widths
@@ -94,16 +94,20 @@ def _rates(accounts: list[Account], scores: Scores, allocation: Allocation) -> l
     portions = halves if set(halves) <= axes else {}
     if allocation.kind == "uniform":
         return [portions.get(account.axis, 1.0) for account in accounts]
+    adaptive = allocation.kind == "layer_adaptive"
     rates: dict[tuple[int, Axis], float] = {}
     for axis in axes:
         blocks = [account for account in accounts if account.axis == axis]
         spread = layer_adaptive_rates(
-            [scores.layers[block.layer].block_importance(axis) for block in blocks],
+            [scores.layers[block.layer].block_importance(axis) for block in blocks]
+            if adaptive
+            else fluctuations([block.importances for block in blocks]),
             [float(block.num_parameters) for block in blocks],
             allocation.amplitude,
         )
+        pace = AXIS_RATES[axis] if adaptive else 1.0
         for block, rate in zip(blocks, spread, strict=True):
-            rates[block.layer, axis] = rate * AXIS_RATES[axis] * portions.get(axis, 1.0)
+            rates[block.layer, axis] = rate * pace * portions.get(axis, 1.0)
     return [rates[account.layer, account.axis] for account in accounts]
 
 
@@ -205,6 +209,7 @@ def _debt(owed: Owed, num_layers: int) -> Debt:
                 intermediate=owed.get((index, "intermediate"), 0.0),
                 kv_group=owed.get((index, "kv_group"), 0.0),
                 query_head=owed.get((index, "query_head"), 0.0),
+                expert=owed.get((index, "expert"), 0.0),
             )
             for index in range(num_layers)
         )

@@ -15,6 +15,7 @@ class LayerDebt(BaseModel):
     intermediate: float = 0.0
     kv_group: float = 0.0
     query_head: float = 0.0
+    expert: float = 0.0
 
     def of(self, axis: Axis) -> float:
         owed: float = getattr(self, axis)

@@ -67,8 +67,8 @@ def without(plan: PruningPlan, dropped: Sequence[Piece]) -> PruningPlan:
             nothing = {"kv_groups": (), "query_heads": ()}
             layers[index] = layers[index].model_copy(update=nothing)
         else:
-            layers[index] = layers[index].model_copy(update={"intermediate": ()})
-    return PruningPlan(layers=tuple(layers))
+            layers[index] = layers[index].model_copy(update={"intermediate": (), "experts": ()})
+    return plan.with_layers(layers)
 
 
 def _order(

@@ -2,7 +2,7 @@
 
 import math
 from collections.abc import Sequence
-from statistics import fmean, median
+from statistics import fmean, median, pstdev
 
 from pruning.recipe import Axis
 
@@ -12,7 +12,12 @@ _OUTLIER_DEVIATIONS = 3.0
 # Median absolute deviation of a normal distribution with standard deviation 1.
 _NORMAL_MAD = 0.6745
 
-AXIS_RATES: dict[Axis, float] = {"intermediate": 1.0, "kv_group": 0.2, "query_head": 0.2}
+AXIS_RATES: dict[Axis, float] = {
+    "intermediate": 1.0,
+    "kv_group": 0.2,
+    "query_head": 0.2,
+    "expert": 1.0,
+}
 """How fast an axis loses parameters beside the others; within an axis, importance decides.
 
 First-order importance does not see that the entries of a KV group act together: on SmolLM2-135M at
@@ -46,3 +51,14 @@ def layer_adaptive_rates(
     `weights` are the blocks' parameters, so that the weighted mean rate is 1 before any clipping.
     """
     return [1 - amplitude * value for value in normalise(importances, weights)]
+
+
+def fluctuations(blocks: Sequence[Sequence[float]]) -> list[float]:
+    """How much the importance of groups fluctuates within each block, 1 in the mean over blocks.
+
+    SAAP (2412.15127) takes more from blocks in which it hardly does.
+    """
+    # What may not go at all has infinite importance.
+    deviations = [pstdev([v for v in values if math.isfinite(v)] or [0.0]) for values in blocks]
+    mean = fmean(deviations)
+    return [value / mean if mean > 0 else 1.0 for value in deviations]

@@ -17,7 +17,7 @@ def allowed_widths(axis: Axis, width: int, constraints: Constraints) -> tuple[in
     lowest = math.ceil(minimum / step) * step
     highest = (width - 1) // step * step
     widths = tuple(range(highest, lowest - 1, -step))
-    if axis != "query_head" and width % constraints.tensor_parallel and not widths:
+    if axis not in ("query_head", "expert") and width % constraints.tensor_parallel and not widths:
         raise TargetUnreachable(
             f"{width} groups of {axis} cannot be divided by tensor_parallel "
             f"{constraints.tensor_parallel}, and no smaller number is allowed",
@@ -27,7 +27,7 @@ def allowed_widths(axis: Axis, width: int, constraints: Constraints) -> tuple[in
 
 
 def _step(axis: Axis, constraints: Constraints) -> int:
-    if axis == "query_head":
+    if axis in ("query_head", "expert"):
         return 1
     multiple = constraints.width_multiple if axis == "intermediate" else 1
     return math.lcm(multiple, constraints.tensor_parallel)
@@ -38,7 +38,7 @@ def _minimum(axis: Axis, constraints: Constraints) -> int:
         return constraints.min_intermediate_size
     if axis == "query_head":
         return constraints.min_query_heads_per_group
-    return constraints.min_kv_groups
+    return constraints.min_experts if axis == "expert" else constraints.min_kv_groups
 
 
 def widths_of(shape: Shape, base: LayerWidths) -> LayerWidths:

@@ -24,9 +24,12 @@ def pad_to_equal_layers(model: PreTrainedModel) -> PreTrainedModel:
     """A stock model that computes what `model` does.
 
     Raises:
-        ExportRefused: no head count from the widest layer's up is one the architecture accepts.
+        ExportRefused: no head count from the widest layer's up is one the architecture accepts, or
+            tokens would be routed to experts of zeros.
     """
     adapter = adapter_for(model.config)
+    if len({layer.num_experts for layer in layer_widths(model)}) > 1:
+        raise ExportRefused("padded: experts of zeros would be routed to")
     config = _equal_config(model.config, adapter, layer_widths(model))
     with torch.random.fork_rng(devices=[]):
         padded = cast(PreTrainedModel, type(model)(config)).to(model.dtype).eval()
@@ -72,7 +75,9 @@ def _equal_config(
     for num_groups in range(most_groups, config.hidden_size + 1):
         equal.num_key_value_heads = num_groups
         equal.num_attention_heads = num_groups * most_heads
-        if _is_accepted(equal):
+        # GPT-NeoX takes what the heads make of the hidden size for their own.
+        whole = equal.num_attention_heads * adapter.head_dim == equal.hidden_size
+        if _is_accepted(equal) and (whole or not adapter.family.derives_head_dim):
             return equal
     raise ExportRefused(f"padded: {config.model_type} accepts no {most_groups} or more KV heads")
 

@@ -61,10 +61,11 @@ def export_remote_code(model: PreTrainedModel, checkpoint: Path, directory: Path
     """
     if not model.config.is_heterogeneous:
         raise ExportRefused("remote_code: all layers are equal, so the checkpoint needs no code")
-    if adapter_for(model.config).family.attention_reads_config:
+    family = adapter_for(model.config).family
+    if family.attention_reads_config or family.derives_head_dim:
         raise ExportRefused(
-            f"remote_code: {model.config.model_type} asks the configuration for its layers' sizes "
-            "while it runs",
+            f"remote_code: {model.config.model_type} takes its layers' sizes from the configuration "
+            "of the model",
             hint="import espalier.loading, or export as padded",
         )
     if any(layer.num_key_value_heads == 0 for layer in layer_widths(model)):

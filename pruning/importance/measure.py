@@ -15,6 +15,7 @@ from pruning.importance.activations import (
     fluctuation_importance,
     wanda_importance,
 )
+from pruning.importance.fusion import fused_importance
 from pruning.importance.magnitude import magnitude_importance
 from pruning.importance.similarity import block_importance
 from pruning.importance.taylor import taylor_importance
@@ -49,14 +50,17 @@ def measure_importance(
     if importance.kind in _ACTIVATION_KINDS or input_means:
         watches += [layer.watch_activations() for layer in layers]
     with _evaluation_mode(model), _hooked(*watches):
-        if importance.kind == "taylor":
+        if importance.kind in _GRADIENT_KINDS:
             _backward_passes(model, batches, layers)
         else:
             _forward_passes(model, batches)
     _score_without_gradients(layers, importance, seed=int(batches[0].sum()))
+    if importance.kind == "fused":
+        _fuse(layers)
     return Scores(tuple(layer.scores(len(batches)) for layer in layers))
 
 
+_GRADIENT_KINDS: tuple[ImportanceKind, ...] = ("taylor", "fused")
 _ACTIVATION_KINDS: tuple[ImportanceKind, ...] = ("fluctuation", "wanda", "activation")
 
 
@@ -75,6 +79,20 @@ def _score_without_gradients(
             layer.score_activations()
 
 
+def _fuse(layers: list["_LayerMeasurement"]) -> None:
+    """Put two measurements of each group together, each in units of its mean over all layers."""
+    spans = {span for layer in layers for span in layer.sums}
+    for span in sorted(spans):
+        found = [layer for layer in layers if span in layer.sums]
+        fused = fused_importance(
+            torch.cat([layer.by_vector[span] for layer in found]),
+            torch.cat([layer.sums[span] for layer in found]),
+        )
+        parts = fused.split([len(layer.sums[span]) for layer in found])
+        for layer, part in zip(found, parts, strict=True):
+            layer.sums[span] = part
+
+
 _BLOCKS: dict[Axis, Span] = {"intermediate": "channel", "kv_group": "query_head"}
 """What the input channels of each block's output projection are."""
 
@@ -86,11 +104,16 @@ class _LayerMeasurement:
         self.layer = layer
         self.importance = importance
         self.mlp_input = layer.get_submodule(adapter.family.mlp_input)
+        self.parallel = adapter.parallel
+        self.attention = layer.get_submodule(adapter.family.attention)
+        self.mlp = layer.get_submodule(adapter.family.mlp)
         self.tensors = adapter.by_span(layer)
         self.sums: dict[Span, torch.Tensor] = {
             span: torch.zeros(tensors[0].num_groups, device=tensors[0].parameter.device)
             for span, tensors in self.tensors.items()
+            if tensors
         }
+        self.by_vector = {span: sums.clone() for span, sums in self.sums.items()}
         self.deviations: dict[Axis, float] = {}
         self.moments: dict[Span, ChannelMoments] = {
             "channel": ChannelMoments(),
@@ -107,7 +130,17 @@ class _LayerMeasurement:
             yield from (tensor.parameter for tensor in tensors)
 
     def watch_stream(self) -> list[RemovableHandle]:
-        """Compare the residual stream before, between and after the layer's two blocks."""
+        """Compare the residual stream before, between and after the layer's two blocks.
+
+        Of parallel blocks, each by itself: what it reads, and that with what it writes.
+        """
+        if self.parallel:
+            return [
+                self.layer.register_forward_pre_hook(self._enter),
+                self.attention.register_forward_hook(self._add_attention),
+                self.mlp.register_forward_hook(self._add_mlp),
+                self.layer.register_forward_hook(self._leave_parallel),
+            ]
         return [
             self.layer.register_forward_pre_hook(self._enter),
             self.mlp_input.register_forward_pre_hook(self._pass_middle),
@@ -177,6 +210,7 @@ class _LayerMeasurement:
         query_KR = query_N.view(num_groups, len(query_N) // max(1, num_groups))
         return LayerScores(
             intermediate=self.sums["channel"].cpu(),
+            experts=self.sums.get("expert", torch.empty(0)).cpu(),
             kv_groups=(key_value_K + query_KR.sum(dim=1)).cpu(),
             query_heads=query_KR.cpu(),
             attention_importance=self.attention_importance.item() / num_batches,
@@ -195,11 +229,14 @@ class _LayerMeasurement:
 
         def fold(parameter: torch.Tensor) -> None:
             assert parameter.grad is not None
-            entries = taylor_importance(
-                parameter.detach(), parameter.grad, self.importance.taylor_order
-            )
+            weight, fused = parameter.detach(), self.importance.kind == "fused"
+            order = "mix" if fused else self.importance.taylor_order
+            entries = taylor_importance(weight, parameter.grad, order)
             for span, tensor in parts:
                 self.sums[span] += tensor.sum_by_group(entries)
+                if fused:
+                    change = weight.float() * parameter.grad.float()
+                    self.by_vector[span] += tensor.sum_by_group(change).abs()
             parameter.grad = None
 
         return fold
@@ -215,6 +252,23 @@ class _LayerMeasurement:
         self._stream_BTD = self._input_BTD
         self.layer_importance = self.layer_importance + self._advance(output_BTD)
         self._stream_BTD = self._input_BTD = None
+
+    def _add_attention(
+        self, _module: nn.Module, _args: object, output: tuple[torch.Tensor, object]
+    ) -> None:
+        self.attention_importance = self.attention_importance + self._turned_by(output[0])
+
+    def _add_mlp(self, _module: nn.Module, _args: object, output_BTD: torch.Tensor) -> None:
+        self.mlp_importance = self.mlp_importance + self._turned_by(output_BTD)
+
+    def _leave_parallel(self, _module: nn.Module, _args: object, output_BTD: torch.Tensor) -> None:
+        self.layer_importance = self.layer_importance + self._advance(output_BTD)
+        self._input_BTD = self._stream_BTD = None
+
+    @torch.no_grad()
+    def _turned_by(self, written_BTD: torch.Tensor) -> torch.Tensor:
+        assert self._input_BTD is not None
+        return block_importance(self._input_BTD, self._input_BTD + written_BTD.detach()).cpu()
 
     @torch.no_grad()
     def _advance(self, stream_BTD: torch.Tensor) -> torch.Tensor:

@@ -5,7 +5,6 @@ Shapes: G groups, E entries of a tensor along the pruned dimension, `repeats = E
 
 import math
 from dataclasses import dataclass
-from typing import Literal
 
 import torch
 from torch import nn
@@ -14,10 +13,10 @@ from transformers import PretrainedConfig, PreTrainedModel
 from pruning.errors import InvalidModel, UnsupportedModel
 from pruning.events import LayerWidths
 from pruning.models.families import FAMILIES, Family, Member, Side, Span
-from pruning.plan import LayerPlan
 from pruning.recipe import Axis
 
-AXES: tuple[Axis, ...] = ("intermediate", "kv_group", "query_head")
+AXES: tuple[Axis, ...] = ("intermediate", "kv_group", "query_head", "expert")
+"""The axes inside a layer."""
 
 
 @dataclass(frozen=True)
@@ -25,7 +24,7 @@ class GroupedTensor:
     """A parameter of a layer, and the dimension along which `repeats` entries form a group."""
 
     module: nn.Module
-    name: Literal["weight", "bias"]
+    name: str
     dim: int
     repeats: int
     side: Side
@@ -64,6 +63,10 @@ class GroupedTensor:
         offsets = torch.arange(self.repeats, device=groups.device)
         return self.start + (groups[:, None] * self.repeats + offsets).flatten()
 
+    def along(self, values_E: torch.Tensor) -> torch.Tensor:
+        """Values [E'] shaped to be multiplied with the parameter, along the pruned dimension."""
+        return values_E.view(-1, *[1] * (self.parameter.dim() - 1 - self.dim))
+
     def sum_by_group(self, values: torch.Tensor) -> torch.Tensor:
         """Sum a tensor of the parameter's shape to fp32 [G]."""
         values = values.narrow(self.dim, self.start, self.num_entries)
@@ -79,14 +82,24 @@ class Adapter:
 
     family: Family
     head_dim: int
+    parallel: bool = False
+    """Whether both blocks of a layer read the same residual stream."""
 
     def layers(self, model: PreTrainedModel) -> list[nn.Module]:
         """The decoder layers, in order."""
         return list(model.base_model.get_submodule("layers"))
 
-    def members(self, axis: Axis) -> tuple[Member, ...]:
+    def is_sparse(self, layer: nn.Module) -> bool:
+        """Whether the layer's MLP is one of experts, of which each token passes through a few."""
+        mlp = layer.get_submodule(self.family.mlp)
+        return self.family.experts is not None and hasattr(mlp, "experts")
+
+    def members(self, layer: nn.Module, axis: Axis) -> tuple[Member, ...]:
         if axis == "intermediate":
-            return self.family.intermediate
+            sparse = self.is_sparse(layer)
+            return self.family.sparse_intermediate if sparse else self.family.intermediate
+        if axis == "expert":
+            return self.family.expert if self.is_sparse(layer) else ()
         if axis == "kv_group":
             return self.family.kv_group
         return tuple(member for member in self.family.kv_group if member.span == "query_head")
@@ -94,28 +107,29 @@ class Adapter:
     def tensors(self, layer: nn.Module, axis: Axis) -> list[GroupedTensor]:
         """Every parameter of `layer` that shrinks with `axis`, weights before their biases."""
         found: list[GroupedTensor] = []
-        for member in self.members(axis):
-            repeats = 1 if member.span == "channel" else self.head_dim
+        for member in self.members(layer, axis):
+            repeats = self._entries(member)
             if axis == "kv_group" and member.span == "query_head":
                 repeats *= self.query_heads_per_group(layer)
             found.extend(self._tensors_of(layer, member, repeats))
         return found
 
     def by_span(self, layer: nn.Module) -> dict[Span, list[GroupedTensor]]:
-        """Every parameter of `layer` that any axis shrinks, once, by what its entries are."""
+        """Every parameter of `layer` that any axis shrinks, by what its entries are."""
         found: dict[Span, list[GroupedTensor]] = {
             "channel": [],
             "key_value_head": [],
             "query_head": [],
+            "expert": [],
         }
-        for member in (*self.family.intermediate, *self.family.kv_group):
-            repeats = 1 if member.span == "channel" else self.head_dim
-            found[member.span].extend(self._tensors_of(layer, member, repeats))
+        for member in self._every_member(layer):
+            found[member.span].extend(self._tensors_of(layer, member, self._entries(member)))
         return found
 
     def num_groups(self, layer: nn.Module, axis: Axis) -> int:
         """How many groups `axis` has in `layer`: of `query_head`, those of all KV groups."""
-        return self.tensors(layer, axis)[0].num_groups
+        tensors = self.tensors(layer, axis)
+        return tensors[0].num_groups if tensors else 0
 
     def query_heads_per_group(self, layer: nn.Module) -> int:
         spans = self.by_span(layer)
@@ -123,33 +137,62 @@ class Adapter:
         # Where the attention block is gone there is none to ask; one keeps all counts defined.
         return spans["query_head"][0].num_groups // num_groups if num_groups else 1
 
-    def group_cost(self, layer: nn.Module, axis: Axis) -> int:
-        """Parameters that one group of `axis` holds in `layer`."""
-        return sum(tensor.entries_per_group for tensor in self.tensors(layer, axis))
+    def group_cost(self, layer: nn.Module, axis: Axis, *, per_hidden: int | None = None) -> int:
+        """Parameters that one group of `axis` holds in `layer`; `per_hidden` hidden channel of so
+        many.
+
+        Channels and experts share theirs: a channel counts as one expert has it, an expert as its
+        row of the router.
+        """
+        tensors = self.tensors(layer, axis)
+        number = 1
+        if self.is_sparse(layer) and axis == "expert":
+            tensors = [tensor for tensor in tensors if tensor.side == "outputs"]
+        elif self.is_sparse(layer) and axis == "intermediate":
+            number = self.num_groups(layer, "expert")
+        if per_hidden is not None:
+            number *= per_hidden
+            # Biases, and norms over heads, are no wider for a wider residual stream.
+            tensors = [tensor for tensor in tensors if tensor.parameter.dim() > 1]
+        return sum(tensor.entries_per_group for tensor in tensors) // number
 
     def widths(self, layer: nn.Module) -> LayerWidths:
         return LayerWidths(
             intermediate_size=self.num_groups(layer, "intermediate"),
             num_attention_heads=self.num_groups(layer, "query_head"),
             num_key_value_heads=self.num_groups(layer, "kv_group"),
+            num_experts=self.num_groups(layer, "expert") or None,
         )
 
+    def _every_member(self, layer: nn.Module) -> tuple[Member, ...]:
+        axes: tuple[Axis, ...] = ("intermediate", "kv_group", "expert")
+        return tuple(member for axis in axes for member in self.members(layer, axis))
+
+    def _entries(self, member: Member) -> int:
+        heads = member.span in ("key_value_head", "query_head")
+        return member.repeats * (self.head_dim if heads else 1)
+
     def _tensors_of(self, layer: nn.Module, member: Member, repeats: int) -> list[GroupedTensor]:
-        module = layer.get_submodule(member.module)
+        module, name = layer.get_submodule(member.module), member.parameter
         start, length = self._part(layer, member)
-        dim = 1 if member.side == "inputs" else 0
-        found = [GroupedTensor(module, "weight", dim, repeats, member.side, start, length)]
+        dim = _pruned_dim(member, module.get_parameter(name))
+        found = [GroupedTensor(module, name, dim, repeats, member.side, start, length)]
         if member.side == "outputs" and getattr(module, "bias", None) is not None:
             found.append(GroupedTensor(module, "bias", 0, repeats, member.side, start, length))
         return found
 
     def _part(self, layer: nn.Module, member: Member) -> tuple[int, int | None]:
         """Where a member begins in a fused projection, and its length; elsewhere all of it."""
-        members = (*self.family.intermediate, *self.family.kv_group)
-        parts = [other for other in members if other.module == member.module]
+        parts = [
+            other
+            for other in self._every_member(layer)
+            if (other.module, other.parameter, other.side)
+            == (member.module, member.parameter, member.side)
+        ]
         if len(parts) == 1:
             return 0, None
-        total = layer.get_submodule(member.module).get_parameter("weight").shape[0]
+        weight = layer.get_submodule(member.module).get_parameter(member.parameter)
+        total = weight.shape[_pruned_dim(member, weight)]
         lengths = [total // len(parts)] * len(parts)
         if member.span != "channel":
             # The output projection says how many of them are the queries'.
@@ -160,9 +203,16 @@ class Adapter:
 
     def _num_inputs(self, layer: nn.Module, span: Span) -> int:
         """Input channels of the output projection of a block."""
-        members = (*self.family.intermediate, *self.family.kv_group)
+        members = self._every_member(layer)
         (output,) = (m for m in members if m.side == "inputs" and m.span == span)
-        return layer.get_submodule(output.module).get_parameter("weight").shape[1]
+        return layer.get_submodule(output.module).get_parameter(output.parameter).shape[-1]
+
+
+def _pruned_dim(member: Member, parameter: nn.Parameter) -> int:
+    """The dimension of a member's weight that its axis shortens."""
+    if member.side in ("norm", "stacked"):
+        return 0
+    return parameter.dim() - (1 if member.side == "inputs" else 2)
 
 
 def adapter_for(config: PretrainedConfig) -> Adapter:
@@ -181,16 +231,18 @@ def adapter_for(config: PretrainedConfig) -> Adapter:
         )
     # A plan keeps as many query heads in each group of a layer, so every layer divides evenly.
     every = [config.per_layer_config[index] for index in range(config.num_hidden_layers)]
-    widths = next((own for own in every if own.num_key_value_heads), every[0])
-    num_heads, num_kv_heads = widths.num_attention_heads, widths.num_key_value_heads
+    widths = next((own for own in every if num_key_value_heads(own)), every[0])
+    num_heads, num_kv_heads = widths.num_attention_heads, num_key_value_heads(widths)
     if num_kv_heads == 0 or num_heads % num_kv_heads:
         raise InvalidModel(
             f"{num_heads} query heads do not share {num_kv_heads} KV heads evenly", param="model"
         )
     head_dim = getattr(widths, "head_dim", None) or config.hidden_size // num_heads
-    return Adapter(family, head_dim)
+    parallel = family.parallel_flag is not None and getattr(config, family.parallel_flag)
+    return Adapter(family, head_dim, parallel)
 
 
-def kept_groups(layer: LayerPlan, axis: Axis) -> tuple[int, ...]:
-    """The channels or KV groups that a layer's plan keeps."""
-    return layer.intermediate if axis == "intermediate" else layer.kv_groups
+def num_key_value_heads(config: PretrainedConfig) -> int:
+    """Families without grouped heads have no such field."""
+    grouped = FAMILIES[config.model_type].grouped_heads
+    return int(config.num_key_value_heads if grouped else config.num_attention_heads)

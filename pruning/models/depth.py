@@ -38,7 +38,20 @@ def _shorten(config: PretrainedConfig, kept: Sequence[int]) -> None:
         values = getattr(config, name, None)
         if isinstance(values, list):
             setattr(config, name, [values[index] for index in kept])
+    _renumber_dense_layers(config, kept)
     config.num_hidden_layers = len(kept)
+
+
+def _renumber_dense_layers(config: PretrainedConfig, kept: Sequence[int]) -> None:
+    """List the layers without experts, which a family otherwise finds by counting."""
+    dense = getattr(config, "mlp_only_layers", None)
+    if dense is None:
+        return
+    step = config.decoder_sparse_step
+    config.mlp_only_layers = [
+        number for number, index in enumerate(kept) if index in dense or (index + 1) % step
+    ]
+    config.decoder_sparse_step = 1
 
 
 def _forget(optimizer: torch.optim.Optimizer, gone: set[nn.Parameter]) -> None:

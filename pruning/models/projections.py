@@ -15,7 +15,7 @@ BlockKey = tuple[int, Axis]
 
 def output_projection(adapter: Adapter, layer: nn.Module, axis: Axis) -> GroupedTensor:
     """The weight [out, in] of `layer` that loses inputs along `axis`; the others lose outputs."""
-    (found,) = (tensor for tensor in adapter.tensors(layer, axis) if tensor.dim == 1)
+    (found,) = (tensor for tensor in adapter.tensors(layer, axis) if tensor.side == "inputs")
     return found
 
 

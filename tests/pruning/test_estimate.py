@@ -9,6 +9,7 @@ import pytest
 
 from pruning.errors import InvalidModel, TargetUnreachable, UnsupportedModel
 from pruning.estimate import estimate
+from pruning.models.architecture import read_architecture
 from pruning.models.geometry import (
     count_parameters,
     count_prunable_parameters,
@@ -40,7 +41,7 @@ def recipe(target: Any = "20%", **fields: Any) -> Recipe:
 @pytest.mark.parametrize("family", sorted(FAMILIES))
 def test_parameters_are_counted_as_the_model_has_them(family: str, tied: bool) -> None:
     model = make_tiny_model(family, tied=tied)
-    found = estimate(recipe("0%"), model.config.to_diff_dict())
+    found = read_architecture(model.config.to_diff_dict())
     assert found.num_parameters == count_parameters(model)
     assert found.num_prunable_parameters == count_prunable_parameters(model)
 
@@ -163,3 +164,40 @@ def test_a_model_without_some_blocks_is_counted_and_has_a_floor() -> None:
     found = estimate(recipe("0%"), model.config.to_diff_dict())
     assert found.num_parameters == count_parameters(model)
     assert found.floor_num_parameters < found.num_parameters
+
+
+MOE = {
+    "model_type": "qwen3_moe",
+    "vocab_size": 320,
+    "hidden_size": 64,
+    "num_hidden_layers": 2,
+    "num_attention_heads": 4,
+    "num_key_value_heads": 2,
+    "num_experts": 8,
+    "num_experts_per_tok": 3,
+    "moe_intermediate_size": 32,
+}
+UNREPAIRED = {"importance": {"kind": "taylor"}, "compensation": "none"}
+
+
+@pytest.mark.parametrize(
+    ("config", "fields", "message"),
+    [
+        (MOE, {}, "fisher importance inside its experts"),
+        (MOE, {"importance": {"kind": "taylor"}}, "least_squares cannot repair"),
+        (MOE, {"axes": ["mlp_block"], **UNREPAIRED}, "no MLP block"),
+        (CONFIG, {"axes": ["expert"], **UNREPAIRED}, "no experts"),
+    ],
+)
+def test_a_method_that_the_architecture_has_no_part_for_is_refused(
+    config: dict[str, Any], fields: dict[str, Any], message: str
+) -> None:
+    with pytest.raises(UnsupportedModel, match=message):
+        estimate(recipe(**fields), config)
+
+
+def test_no_layer_keeps_fewer_experts_than_a_token_passes_through() -> None:
+    wanted = recipe("0%", axes=["expert"], **UNREPAIRED)
+    found = estimate(wanted, MOE)
+    lost = found.num_parameters - found.floor_num_parameters
+    assert lost == 2 * (8 - 3) * (3 * 64 * 32 + 64)

@@ -22,7 +22,7 @@ from pruning.recipe import Axis, Constraints
 from pruning.scores import Scores
 from pruning.surgery import apply_mask, apply_plan
 from tests.pruning.recipes import make_recipe, write_corpus
-from tests.pruning.tiny import FAMILIES, make_tiny_model, random_ids
+from tests.pruning.tiny import GROUPED, make_tiny_model, random_ids
 
 RIDGE = 1e-6
 CONSTRAINTS = Constraints(width_multiple=8, min_intermediate_size=8)
@@ -64,7 +64,7 @@ def block_outputs(model: PreTrainedModel, ids_BT: torch.Tensor) -> list[torch.Te
     return outputs
 
 
-@pytest.mark.parametrize("family", FAMILIES)
+@pytest.mark.parametrize("family", GROUPED)
 def test_moments_are_means_over_all_tokens_inputs_by_squared_gradient(family: str) -> None:
     model = make_tiny_model(family)
     moments = measure(model)
@@ -117,7 +117,7 @@ def test_no_text_is_an_error() -> None:
         measure_moments(make_tiny_model("llama"), [], precision="float32", gradients=True)
 
 
-@pytest.mark.parametrize("family", FAMILIES)
+@pytest.mark.parametrize("family", GROUPED)
 def test_a_channel_that_does_nothing_goes_first_and_costs_nothing(family: str) -> None:
     model = make_tiny_model(family)
     with torch.no_grad():
@@ -128,7 +128,7 @@ def test_a_channel_that_does_nothing_goes_first_and_costs_nothing(family: str) -
     assert scores.query_heads.shape == (3, 2)
 
 
-@pytest.mark.parametrize("family", FAMILIES)
+@pytest.mark.parametrize("family", GROUPED)
 def test_repair_brings_each_block_closer_to_what_it_wrote(family: str) -> None:
     """Blocks are compared in the first layer, whose inputs no cut has changed."""
     model = make_tiny_model(family)

@@ -36,10 +36,29 @@ FAMILIES: dict[str, tuple[str, str, dict[str, Any]]] = {
     "olmo2": ("Olmo2Config", "Olmo2ForCausalLM", {"rms_norm_eps": 1e-9}),
     "olmo3": ("Olmo3Config", "Olmo3ForCausalLM", {"rms_norm_eps": 1e-9}),
     "phi3": ("Phi3Config", "Phi3ForCausalLM", {}),
+    "gpt_neox": ("GPTNeoXConfig", "GPTNeoXForCausalLM", {"rotary_pct": 0.5}),
+    "qwen3_moe": (
+        "Qwen3MoeConfig",
+        "Qwen3MoeForCausalLM",
+        {
+            "head_dim": 8,
+            "num_experts": 6,
+            "num_experts_per_tok": 2,
+            "moe_intermediate_size": 16,
+            "mlp_only_layers": [1],
+        },
+    ),
     "gemma": ("GemmaConfig", "GemmaForCausalLM", {"head_dim": 8, "initializer_range": 0.05}),
     "gemma2": ("Gemma2Config", "Gemma2ForCausalLM", {"head_dim": 8}),
     "gemma3_text": ("Gemma3TextConfig", "Gemma3ForCausalLM", {"head_dim": 8}),
 }
+
+
+UNGROUPED = ("gpt_neox",)
+"""Families in which each query head has a KV head of its own."""
+DENSE = tuple(family for family in FAMILIES if family != "qwen3_moe")
+"""Families without experts."""
+GROUPED = tuple(family for family in DENSE if family not in UNGROUPED)
 
 
 def make_tiny_model(
@@ -56,6 +75,7 @@ def make_tiny_model(
 ) -> PreTrainedModel:
     """A random fp32 model in eval mode; weights are large enough that each group matters."""
     config_name, model_name, extra = FAMILIES[family]
+    grouped = {} if family in UNGROUPED else {"num_key_value_heads": num_key_value_heads}
     transformers = importlib.import_module("transformers")
     config = getattr(transformers, config_name)(
         **{
@@ -64,7 +84,7 @@ def make_tiny_model(
             "intermediate_size": intermediate_size,
             "num_hidden_layers": num_hidden_layers,
             "num_attention_heads": num_attention_heads,
-            "num_key_value_heads": num_key_value_heads,
+            **grouped,
             "max_position_embeddings": 512,
             "initializer_range": 0.15,
             "tie_word_embeddings": tied,

@@ -12,10 +12,10 @@ from pruning.models.geometry import layer_widths, unpruned_plan
 from pruning.plan import LayerPlan, PruningPlan
 from pruning.surgery import apply_plan
 from tests.pruning.export.tiny import cut, save_tiny_checkpoint
-from tests.pruning.tiny import FAMILIES, make_tiny_model, random_ids
+from tests.pruning.tiny import DENSE, make_tiny_model, random_ids
 
 
-@pytest.mark.parametrize("family", FAMILIES)
+@pytest.mark.parametrize("family", DENSE)
 @torch.no_grad()
 def test_padding_changes_no_logit(family: str) -> None:
     model = make_tiny_model(family)
@@ -63,7 +63,7 @@ def test_stock_transformers_opens_it_in_a_fresh_process(tmp_path: Path) -> None:
     assert "per_layer_config" not in json.loads((exported.directory / "config.json").read_text())
 
 
-@pytest.mark.parametrize("family", FAMILIES)
+@pytest.mark.parametrize("family", DENSE)
 def test_blocks_that_are_gone_are_padded_too(family: str) -> None:
     model = make_tiny_model(family)
     base = unpruned_plan(model)

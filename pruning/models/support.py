@@ -1,0 +1,64 @@
+"""Which methods make sense for which architecture, said before anything runs. Torch-free."""
+
+from collections.abc import Collection
+
+from pruning.errors import UnsupportedModel
+from pruning.models.families import FAMILIES, Family
+from pruning.recipe import ImportanceKind, Recipe
+
+_INSIDE_EXPERTS: tuple[ImportanceKind, ...] = (
+    "magnitude",
+    "taylor",
+    "random",
+    "block_influence",
+)
+"""What can be measured of experts: their inner activations reach no module of their own."""
+
+
+def check_supported(recipe: Recipe, model_type: str) -> None:
+    """Refuse a method that the model's architecture has no part for.
+
+    Raises:
+        UnsupportedModel: it is one; the message says what would go.
+    """
+    family = FAMILIES.get(model_type)
+    if family is None:
+        raise UnsupportedModel(
+            f"model_type {model_type!r} is not supported",
+            param="model",
+            hint=f"supported: {', '.join(sorted(FAMILIES))}",
+        )
+    if family.experts is not None:
+        _check_experts(recipe, family)
+    elif "expert" in recipe.axes:
+        able = [name for name, other in FAMILIES.items() if other.experts is not None]
+        raise _refused(family, "has no experts", "axes", f"axis 'expert' goes with {_listed(able)}")
+
+
+def _check_experts(recipe: Recipe, family: Family) -> None:
+    if "mlp_block" in recipe.axes:
+        raise _refused(family, "has no MLP block to take out", "axes", "axis 'expert'")
+    if "intermediate" not in recipe.axes and "expert" not in recipe.axes:
+        return
+    if recipe.importance.kind not in _INSIDE_EXPERTS:
+        raise _refused(
+            family,
+            f"shows no {recipe.importance.kind} importance inside its experts",
+            "importance.kind",
+            f"one of {_listed(_INSIDE_EXPERTS)}",
+        )
+    if recipe.compensation != "none":
+        raise _refused(
+            family,
+            f"has experts, which {recipe.compensation} cannot repair",
+            "compensation",
+            "compensation 'none'",
+        )
+
+
+def _refused(family: Family, why: str, param: str, hint: str) -> UnsupportedModel:
+    return UnsupportedModel(f"{family.model_type} {why}", param=param, hint=hint)
+
+
+def _listed(names: Collection[str]) -> str:
+    return ", ".join(sorted(names))
