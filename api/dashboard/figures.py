@@ -15,10 +15,12 @@ _LOG_RATIO = 8.0
 
 @dataclass(frozen=True)
 class Series:
-    """A curve over training tokens."""
+    """A curve over training tokens; `shade` picks its colour."""
 
     tokens: list[float]
     values: list[float]
+    label: str = ""
+    shade: int = 0
 
     def __bool__(self) -> bool:
         return bool(self.tokens)
@@ -31,15 +33,23 @@ class Tick:
 
 
 @dataclass(frozen=True)
-class Plot:
-    """A drawn curve: SVG path data and where its axes' labels stand."""
+class Line:
+    """A drawn curve: SVG path data, and its points where they are marked."""
 
     path: str
     dots: list[tuple[float, float]]
+    shade: int
+
+
+@dataclass(frozen=True)
+class Plot:
+    """Drawn curves, and where their axes' labels stand."""
+
+    lines: list[Line]
     cuts: list[float]
     x_ticks: list[Tick]
     y_ticks: list[Tick]
-    base: float | None
+    level: float | None
     logarithmic: bool
 
 
@@ -49,16 +59,18 @@ def is_logarithmic(values: Sequence[float]) -> bool:
 
 
 def draw(
-    series: Series,
+    curves: Sequence[Series],
     cuts: Sequence[float],
     *,
     max_tokens: float,
     dots: bool = False,
-    base: float | None = None,
+    level: float | None = None,
+    stepped: bool = False,
 ) -> Plot:
-    """Lay a curve, the marks of the cuts and the base model's value into `WIDTH` x `HEIGHT`."""
-    logarithmic = is_logarithmic(series.values)
-    low, high = _bounds(series.values, logarithmic)
+    """Lay curves, the marks of the cuts and a level line into `WIDTH` x `HEIGHT`."""
+    values = [value for curve in curves for value in curve.values]
+    logarithmic = is_logarithmic(values)
+    low, high = _bounds(values, logarithmic)
     span = max(max_tokens, 1.0)
 
     def x(tokens: float) -> float:
@@ -68,16 +80,28 @@ def draw(
         place = math.log(value) if logarithmic else value
         return round(TOP + (HEIGHT - TOP - BOTTOM) * (1 - (place - low) / (high - low)), 1)
 
-    points = [(x(t), y(v)) for t, v in zip(series.tokens, series.values, strict=True)]
+    def line(curve: Series) -> Line:
+        points = [(x(t), y(v)) for t, v in zip(curve.tokens, curve.values, strict=True)]
+        return Line(_path(points, stepped), points if dots else [], curve.shade)
+
+    place = y(level) if level is not None and values and (level > 0 or not logarithmic) else None
     return Plot(
-        path="M" + "L".join(f"{a},{b}" for a, b in points) if points else "",
-        dots=points if dots else [],
+        lines=[line(curve) for curve in curves if curve],
         cuts=[x(cut) for cut in cuts],
         x_ticks=[Tick(x(at), _short(at)) for at in nice_steps(0, span, 5)],
-        y_ticks=[Tick(y(at), f"{at:g}") for at in _y_steps(low, high, logarithmic)],
-        base=y(base) if base is not None and series else None,
+        y_ticks=[Tick(y(at), _short(at)) for at in _y_steps(low, high, logarithmic)],
+        level=place if place is not None and TOP <= place <= HEIGHT - BOTTOM else None,
         logarithmic=logarithmic,
     )
+
+
+def _path(points: Sequence[tuple[float, float]], stepped: bool) -> str:
+    if not points:
+        return ""
+    (x, y), *others = points
+    if stepped:
+        return f"M{x},{y}" + "".join(f"H{a}V{b}" for a, b in others)
+    return f"M{x},{y}" + "".join(f"L{a},{b}" for a, b in others)
 
 
 def _bounds(values: Sequence[float], logarithmic: bool) -> tuple[float, float]:
@@ -112,7 +136,7 @@ def nice_steps(low: float, high: float, count: int) -> list[float]:
 
 def _short(tokens: float) -> str:
     for scale, unit in ((1e9, "B"), (1e6, "M"), (1e3, "K")):
-        if tokens >= scale:
+        if abs(tokens) >= scale:
             return f"{tokens / scale:g}{unit}"
     return f"{tokens:g}"
 
@@ -146,71 +170,61 @@ def sparkline(values: Sequence[float]) -> Sparkline:
 
 
 @dataclass(frozen=True)
-class Cell:
-    """One layer after one increment."""
-
-    x: float
-    y: float
-    opacity: float
-    label: str
-
-
-@dataclass(frozen=True)
 class Heatmap:
-    """Widths of one axis: layers across, increments down."""
+    """Widths of one axis, increments down and layers across; the first row is the base model."""
 
     title: str
-    cells: list[Cell]
-    row_labels: list[Tick]
-    column_labels: list[Tick]
-    cell_width: float
-    cell_height: float
-    height: float
-    floor: float
+    unit: str
+    rows: list[str]
+    widths: list[list[int]]
+
+    @property
+    def floor(self) -> float:
+        """The share of the base width that is drawn palest."""
+        return min(math.floor(min(map(min, self._shares)) * 10) / 10, 0.9)
+
+    @property
+    def _shares(self) -> list[list[float]]:
+        base = self.widths[0]
+        return [
+            [w / b if b else 1.0 for w, b in zip(row, base, strict=True)] for row in self.widths
+        ]
+
+    @property
+    def height(self) -> int:
+        """Of the drawing, at `HEAT_WIDTH`."""
+        return len(self.rows) * HEAT_ROW
+
+    @property
+    def row_labels(self) -> list[Tick]:
+        """The increments."""
+        return [Tick(row * HEAT_ROW + 14, name) for row, name in enumerate(self.rows)]
+
+    @property
+    def shades(self) -> list[tuple[float, str]]:
+        """One path for all cells of about one share, with its opacity."""
+        across = (HEAT_WIDTH - HEAT_LEFT) / len(self.widths[0])
+        cell = f"h{max(across - 2, 1):.1f}v{HEAT_ROW - 2}h-{max(across - 2, 1):.1f}z"
+        paths: dict[float, list[str]] = {}
+        for row, line in enumerate(self._shares):
+            for layer, share in enumerate(line):
+                place = (share - self.floor) / (1 - self.floor)
+                opacity = round(0.12 + 0.88 * round(place * 20) / 20, 2)
+                x = HEAT_LEFT + layer * across
+                paths.setdefault(opacity, []).append(f"M{x:.1f},{row * HEAT_ROW}{cell}")
+        return [(opacity, "".join(cells)) for opacity, cells in sorted(paths.items())]
 
 
-HEAT_WIDTH, HEAT_LEFT, HEAT_ROW, HEAT_FOOT = 1100, 60, 20, 20
+HEAT_WIDTH, HEAT_LEFT, HEAT_ROW = 1100, 60, 20
 
 
 def heatmap(
     title: str, unit: str, increments: Sequence[int], widths: Sequence[Sequence[int]]
 ) -> Heatmap | None:
-    """The share of each layer's base width that is left; None before anything is known."""
+    """The widths of all layers after each increment; None before anything is known."""
     if not widths or not widths[0]:
         return None
-    base = widths[0]
-    num_layers = len(base)
-    shares = [[w / b if b else 1.0 for w, b in zip(row, base, strict=True)] for row in widths]
-    least = min(min(row) for row in shares)
-    floor = min(math.floor(least * 10) / 10, 0.9)
-    across = (HEAT_WIDTH - HEAT_LEFT) / num_layers
-    cells = [
-        Cell(
-            x=round(HEAT_LEFT + layer * across, 2),
-            y=row * HEAT_ROW,
-            opacity=round(0.12 + 0.88 * (share - floor) / (1 - floor), 3),
-            label=f"layer {layer}, {_row_name(increments[row])}: "
-            f"{widths[row][layer]} of {base[layer]} {unit} ({100 * share:.0f} %)",
-        )
-        for row, line in enumerate(shares)
-        for layer, share in enumerate(line)
-    ]
-    every = max(1, math.ceil(num_layers / 16))
-    return Heatmap(
-        title=title,
-        cells=cells,
-        row_labels=[
-            Tick(row * HEAT_ROW + 14, _row_name(idx)) for row, idx in enumerate(increments)
-        ],
-        column_labels=[
-            Tick(round(HEAT_LEFT + (layer + 0.5) * across, 1), str(layer))
-            for layer in range(0, num_layers, every)
-        ],
-        cell_width=round(max(across - 2, 1), 2),
-        cell_height=HEAT_ROW - 2,
-        height=len(widths) * HEAT_ROW + HEAT_FOOT,
-        floor=floor,
-    )
+    return Heatmap(title, unit, [_row_name(i) for i in increments], [list(row) for row in widths])
 
 
 def _row_name(increment: int) -> str:

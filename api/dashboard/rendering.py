@@ -1,5 +1,6 @@
 """Templates, the words and units in them, and the static files."""
 
+import json
 from pathlib import Path
 from typing import Any
 
@@ -35,10 +36,15 @@ def build_templates() -> Jinja2Templates:
         moment=units.moment,
         clock=units.clock,
         sentence=sentence,
+        pretty=_pretty,
     )
     templates = Jinja2Templates(env=environment, context_processors=[_page_context])
     templates.env.globals["missing_files"] = missing_files
     return templates
+
+
+def _pretty(value: object) -> str:
+    return json.dumps(value, indent=2, ensure_ascii=False)
 
 
 def _page_context(request: Request) -> dict[str, Any]:

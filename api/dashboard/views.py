@@ -1,63 +1,48 @@
 """What the job page shows, gathered by the same registry functions as the JSON routes."""
 
-import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
 
 from sqlalchemy import select
 from sqlalchemy.orm import Session
 
-from api.dashboard.figures import Heatmap, Plot, Series, draw, heatmap, is_logarithmic
-from api.representations import (
-    QUALITY,
-    quality_of,
-    read_checkpoint,
-    read_event,
-    read_job,
-    read_widths,
-)
-from api.schemas.checkpoints import CheckpointRead
+from api.dashboard.curves import Drawing, by_quality, drawings_of
+from api.dashboard.figures import Heatmap, heatmap
+from api.representations import read_checkpoint, read_event, read_job, read_widths
+from api.schemas.checkpoints import CheckpointRead, FileRead
 from api.schemas.jobs import JobRead
 from api.schemas.progress import EventRead, WidthsRead
-from registry import checkpoints, jobs, metrics
+from registry import checkpoints, jobs
 from registry.jobs import EVENT_TYPES
 from registry.status import TERMINAL
 from registry.tables import Evaluation, Job, JobEvent
 
-CURVE_POINTS = 1000
-SHOWN_EVENTS = 60
+SHOWN_EVENTS = 12
 STREAM_EVENTS = (
     *EVENT_TYPES.values(),
     *("job.created", "job.validated", "job.resumed", "job.retrying", "phase.changed"),
     *("increment.started", "prune.step", "eval.completed", "checkpoint.created"),
-    *("metrics", "warning", "bye"),
+    *("mixture.changed", "metrics", "warning", "bye"),
 )
+_EXPORTS = "exports/"
+_TRAINING_STATE = "training_state/"
 
 
 @dataclass(frozen=True)
-class Curves:
-    """Loss and held-out perplexity over training tokens, and where the cuts were."""
+class Head:
+    """What stands above every page of a job."""
 
-    loss: Series
-    perplexity: Series
-    cuts: list[float]
-    base_perplexity: float | None
-    max_tokens: float
+    job: JobRead
+    active: bool
+    last_seq: int
+    stream_events: str = " ".join(STREAM_EVENTS)
 
-    def as_json(self) -> dict[str, Any]:
-        """What the chart library draws."""
-        return {
-            "loss": {"x": self.loss.tokens, "y": self.loss.values},
-            "perplexity": {
-                "x": self.perplexity.tokens,
-                "y": self.perplexity.values,
-                "logarithmic": is_logarithmic(self.perplexity.values),
-            },
-            "cuts": self.cuts,
-            "base_perplexity": self.base_perplexity,
-            "max_tokens": self.max_tokens,
-        }
+
+def view_head(session: Session, job: Job) -> Head:
+    """The head of a job's pages."""
+    return Head(
+        job=read_job(session, job), active=job.status not in TERMINAL, last_seq=job.last_event_seq
+    )
 
 
 @dataclass(frozen=True)
@@ -79,23 +64,33 @@ class Comparison:
 
 
 @dataclass(frozen=True)
-class JobView:
-    """Everything of one job."""
+class Published:
+    """A checkpoint, its files by what they are for."""
 
-    job: JobRead
-    active: bool
+    read: CheckpointRead
+    model_files: list[FileRead]
+    exports: Mapping[str, list[FileRead]]
+
+
+@dataclass(frozen=True)
+class JobView:
+    """How far a job is and what it has made."""
+
+    head: Head
     perplexity: float | None
     perplexity_stage: str | None
     base_perplexity: float | None
     loss: float | None
-    loss_plot: Plot
-    perplexity_plot: Plot
-    heatmaps: list[Heatmap]
+    drawings: Mapping[str, Drawing]
+    heatmaps: Mapping[str, Heatmap]
     widths: WidthsRead
     comparison: list[Comparison]
-    checkpoints: list[CheckpointRead]
+    checkpoints: list[Published]
     events: list[EventRead]
-    stream_events: str = " ".join(STREAM_EVENTS)
+
+    @property
+    def job(self) -> JobRead:
+        return self.head.job
 
 
 def view_job(session: Session, tenant_id: str, job_id: str) -> JobView:
@@ -106,107 +101,86 @@ def view_job(session: Session, tenant_id: str, job_id: str) -> JobView:
     """
     job = jobs.get(session, tenant_id, job_id)
     evaluations = checkpoints.evaluations_for_job(session, job_id)
-    quality = _by_quality(evaluations)
-    curves = curves_of(session, job, evaluations)
+    quality = by_quality(evaluations)
+    drawings = drawings_of(session, job, evaluations)
+    loss, perplexity = drawings["loss"].lines[0], drawings["perplexity"].lines[0]
     widths = read_widths(job, checkpoints.increments(session, job_id))
-    published = [
-        read_checkpoint(row, checkpoints.files(session, row.id), evaluations)
-        for row in checkpoints.list_for_job(session, job_id)
-    ]
-    span = curves.max_tokens
+    published = _published(session, job_id, evaluations)
     return JobView(
-        job=read_job(session, job),
-        active=job.status not in TERMINAL,
-        perplexity=curves.perplexity.values[-1] if curves.perplexity else None,
+        head=view_head(session, job),
+        perplexity=perplexity.values[-1] if perplexity else None,
         perplexity_stage=quality[-1].stage if quality else None,
-        base_perplexity=curves.base_perplexity,
-        loss=curves.loss.values[-1] if curves.loss else None,
-        loss_plot=draw(curves.loss, curves.cuts, max_tokens=span),
-        perplexity_plot=draw(
-            curves.perplexity,
-            curves.cuts,
-            max_tokens=span,
-            dots=True,
-            base=curves.base_perplexity,
-        ),
-        heatmaps=_heatmaps(widths),
+        base_perplexity=drawings["perplexity"].level,
+        loss=loss.values[-1] if loss else None,
+        drawings=drawings,
+        heatmaps=heatmaps_of(widths),
         widths=widths,
-        comparison=_comparison(job, evaluations, published),
-        checkpoints=list(reversed(published)),
-        events=_newest_events(session, job_id),
+        comparison=compare_stages(job, evaluations, published),
+        checkpoints=published,
+        events=newest_events(session, job_id, SHOWN_EVENTS),
     )
 
 
-def curves_of(session: Session, job: Job, evaluations: Sequence[Evaluation]) -> Curves:
-    """The job's curves, thinned for drawing."""
-    columns = metrics.columns(session, job.id, ("num_tokens", "loss"), 0, CURVE_POINTS)
-    quality = _by_quality(evaluations)
-    cuts = [
-        float(event.data["num_tokens"])
-        for event in _events_of(session, job.id, "prune.step")
-        if event.data.get("num_tokens") is not None
+def _published(session: Session, job_id: str, evaluations: Sequence[Evaluation]) -> list[Published]:
+    rows = checkpoints.list_for_job(session, job_id)
+    return [
+        _by_purpose(read_checkpoint(row, checkpoints.files(session, row.id), evaluations))
+        for row in reversed(rows)
     ]
-    return Curves(
-        loss=_finite_series(columns["num_tokens"], columns["loss"]),
-        perplexity=_finite_series(
-            [row.num_tokens for row in quality], [row.value for row in quality]
-        ),
-        cuts=cuts,
-        base_perplexity=quality_of(evaluations, 0, "base"),
-        max_tokens=float(max(job.tokens_planned or 0, job.tokens_seen)),
-    )
 
 
-_STAGES = ("base", "pruned", "recovered")
+def _by_purpose(read: CheckpointRead) -> Published:
+    exports: dict[str, list[FileRead]] = {}
+    for file in read.files:
+        if file.path.startswith(_EXPORTS):
+            exports.setdefault(file.path.split("/")[1], []).append(file)
+    apart = (_EXPORTS, _TRAINING_STATE)
+    model = [file for file in read.files if not file.path.startswith(apart)]
+    return Published(read=read, model_files=model, exports=exports)
 
 
-def _by_quality(evaluations: Sequence[Evaluation]) -> list[Evaluation]:
-    rows = [row for row in evaluations if (row.suite, row.metric) == QUALITY]
-    return sorted(rows, key=lambda row: (row.increment, _STAGES.index(row.stage)))
-
-
-def _finite_series(tokens: Sequence[float], values: Sequence[float | None]) -> Series:
-    pairs = [
-        (float(t), float(v))
-        for t, v in zip(tokens, values, strict=True)
-        if v is not None and math.isfinite(v)
-    ]
-    return Series([t for t, _ in pairs], [v for _, v in pairs])
-
-
-def _events_of(session: Session, job_id: str, event_type: str) -> Sequence[JobEvent]:
-    query = select(JobEvent).where(JobEvent.job_id == job_id, JobEvent.type == event_type)
-    return session.scalars(query.order_by(JobEvent.seq)).all()
-
-
-def _newest_events(session: Session, job_id: str) -> list[EventRead]:
+def newest_events(session: Session, job_id: str, limit: int) -> list[EventRead]:
+    """The last events, newest first."""
     query = select(JobEvent).where(JobEvent.job_id == job_id).order_by(JobEvent.seq.desc())
-    return [read_event(row) for row in session.scalars(query.limit(SHOWN_EVENTS))]
+    return [read_event(row) for row in session.scalars(query.limit(limit))]
 
 
-def _heatmaps(widths: WidthsRead) -> list[Heatmap]:
-    axes = (
-        ("Intermediate size", "channels", "intermediate_size"),
-        ("Key/value heads", "heads", "num_key_value_heads"),
+_AXES = {
+    "intermediate_size": ("Intermediate size", "channels"),
+    "num_key_value_heads": ("Key/value heads", "heads"),
+    "num_attention_heads": ("Attention heads", "heads"),
+}
+
+
+def heatmaps_of(widths: WidthsRead) -> dict[str, Heatmap]:
+    """The widths by axis; attention heads only where they do not follow from the other heads."""
+    drawn = {}
+    for name, (title, unit) in _AXES.items():
+        rows = [[getattr(layer, name) for layer in row] for row in widths.layers]
+        found = heatmap(title, unit, widths.increments, rows)
+        if found is not None:
+            drawn[name] = found
+    queries, groups = drawn.get("num_attention_heads"), drawn.get("num_key_value_heads")
+    if queries is not None and groups is not None and _follow(queries.widths, groups.widths):
+        del drawn["num_attention_heads"]
+    return drawn
+
+
+def _follow(queries: Sequence[Sequence[int]], groups: Sequence[Sequence[int]]) -> bool:
+    base = [q / g if g else 0 for q, g in zip(queries[0], groups[0], strict=True)]
+    return all(
+        query == round(group * ratio)
+        for line, heads in zip(queries, groups, strict=True)
+        for query, group, ratio in zip(line, heads, base, strict=True)
     )
-    drawn = (
-        heatmap(
-            title,
-            unit,
-            widths.increments,
-            [[getattr(layer, name) for layer in row] for row in widths.layers],
-        )
-        for title, unit, name in axes
-    )
-    return [one for one in drawn if one is not None]
 
 
-def _comparison(
-    job: Job, evaluations: Sequence[Evaluation], published: Sequence[CheckpointRead]
+def compare_stages(
+    job: Job, evaluations: Sequence[Evaluation], published: Sequence[Published]
 ) -> list[Comparison]:
     """Base model, the last recovered increment before its training, and after; as measured."""
     last = max((row.increment for row in evaluations if row.stage == "recovered"), default=0)
-    left = next((row.params for row in published if row.increment == last), None)
+    left = next((one.read.params for one in published if one.read.increment == last), None)
     rows = [Comparison("Parameters", "count", job.params_start, left, left, True)]
     measured = dict.fromkeys((row.suite, row.metric) for row in evaluations)
     for suite, metric in measured:
@@ -217,7 +191,7 @@ def _comparison(
         }
         rows.append(
             Comparison(
-                label=_LABELS.get(metric, f"{suite}: {metric.replace('_', ' ')}"),
+                label=label_of(suite, metric),
                 kind="decimal",
                 base=values.get((0, "base")),
                 cut=values.get((last, "pruned")),
@@ -226,6 +200,11 @@ def _comparison(
             )
         )
     return rows
+
+
+def label_of(suite: str, metric: str) -> str:
+    """A measurement's name for people."""
+    return _LABELS.get(metric, f"{suite}: {metric.replace('_', ' ')}")
 
 
 _LABELS = {

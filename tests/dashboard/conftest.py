@@ -2,11 +2,19 @@
 
 import re
 import shutil
+import socket
+import threading
+import time
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+import uvicorn
+from fastapi import FastAPI
 from fastapi.testclient import TestClient
+from playwright.sync_api import Browser, Page, expect, sync_playwright
 
+from api.dashboard.build import NpmMissing, build, missing_files
 from tests.api.conftest import (
     anonymous,
     app,
@@ -57,3 +65,69 @@ def browser(anonymous: TestClient, holder: Holder) -> TestClient:
     response = anonymous.post("/sign-in", data=data)
     assert (response.status_code, response.headers["location"]) == (303, "/jobs")
     return anonymous
+
+
+@pytest.fixture(scope="session")
+def chromium() -> Iterator[Browser]:
+    """The system's browser."""
+    path = shutil.which("chromium") or shutil.which("chromium-browser")
+    if path is None:
+        pytest.skip("no chromium on PATH: install Debian's package `chromium`")
+    with sync_playwright() as playwright:
+        browser = playwright.chromium.launch(executable_path=path, args=["--no-sandbox"])
+        yield browser
+        browser.close()
+
+
+@pytest.fixture(scope="session")
+def vendored() -> None:
+    """The browser libraries, built if they are not there."""
+    if missing_files():
+        try:
+            build()
+        except NpmMissing as error:
+            pytest.skip(str(error))
+
+
+@pytest.fixture
+def url(app: FastAPI) -> Iterator[str]:
+    """The application behind a real server."""
+    with socket.socket() as listener:
+        listener.bind(("127.0.0.1", 0))
+        config = uvicorn.Config(app, log_level="warning", timeout_graceful_shutdown=1)
+        server = uvicorn.Server(config)
+        thread = threading.Thread(target=server.run, kwargs={"sockets": [listener]})
+        thread.start()
+        while not server.started:
+            time.sleep(0.01)
+        yield f"http://127.0.0.1:{listener.getsockname()[1]}"
+        server.should_exit = True
+        thread.join(20)
+
+
+@pytest.fixture(params=["light", "dark"])
+def scheme(request: pytest.FixtureRequest) -> str:
+    return str(request.param)
+
+
+@pytest.fixture
+def page(
+    chromium: Browser, vendored: None, url: str, holder: Holder, scheme: str
+) -> Iterator[Page]:
+    """A page that signed in, whose console must stay silent and whose policy must not be broken."""
+    context = chromium.new_context(color_scheme=scheme, viewport={"width": 1280, "height": 900})  # type: ignore[arg-type]
+    page = context.new_page()
+    complaints: list[str] = []
+    page.on("console", lambda m: complaints.append(m.text) if m.type in ("error", "warning") else 0)
+    page.on("pageerror", lambda error: complaints.append(str(error)))
+    page.on("dialog", lambda dialog: (complaints.append(dialog.message), dialog.dismiss()))
+    page.add_init_script(
+        "addEventListener('securitypolicyviolation', e => console.error('CSP', e.blockedURI))"
+    )
+    page.goto(f"{url}/jobs")
+    page.get_by_label("API key").fill(holder.secret)
+    page.get_by_role("button", name="Sign in").click()
+    expect(page.get_by_role("heading", name="Jobs")).to_be_visible()
+    yield page
+    context.close()
+    assert complaints == []

@@ -13,9 +13,10 @@ finite = st.floats(1e-3, 1e9)
 @given(values=st.lists(finite, max_size=40), cuts=st.lists(st.floats(0, 40), max_size=4))
 def test_every_point_lies_inside_the_box(values: list[float], cuts: list[float]) -> None:
     series = Series([float(i) for i in range(len(values))], values)
-    plot = draw(series, cuts, max_tokens=40, dots=True)
-    assert len(plot.dots) == len(values)
-    assert all(0 <= x <= WIDTH and 0 <= y <= HEIGHT for x, y in plot.dots)
+    plot = draw([series], cuts, max_tokens=40, dots=True)
+    dots = [dot for line in plot.lines for dot in line.dots]
+    assert len(dots) == len(values)
+    assert all(0 <= x <= WIDTH and 0 <= y <= HEIGHT for x, y in dots)
     assert all(0 <= tick.at <= HEIGHT for tick in plot.y_ticks)
 
 
@@ -30,10 +31,10 @@ def test_axis_labels_are_few_and_within_bounds(low: float, span: float) -> None:
 def test_a_heatmap_shows_more_ink_where_more_is_left() -> None:
     drawn = heatmap("widths", "channels", [0, 1], [[100, 100, 100], [100, 75, 50]])
     assert drawn is not None
-    base, cut = drawn.cells[:3], drawn.cells[3:]
-    assert {cell.opacity for cell in base} == {1.0}
-    assert cut[0].opacity > cut[1].opacity > cut[2].opacity
-    assert cut[2].label == "layer 2, cut 1: 50 of 100 channels (50 %)"
+    assert drawn.rows == ["base", "cut 1"]
+    assert drawn.floor == 0.5
+    cells = {opacity: path.count("M") for opacity, path in drawn.shades}
+    assert cells == {0.12: 1, 0.56: 1, 1.0: 4}
 
 
 @pytest.mark.parametrize(

@@ -1,0 +1,124 @@
+// Curves by uPlot: lines over training tokens, with the cuts marked.
+
+export const css = (name) => getComputedStyle(document.documentElement).getPropertyValue(name).trim();
+
+const HEIGHT = 240;
+
+export const shortCount = (value) => {
+  for (const [scale, unit] of [[1e9, "B"], [1e6, "M"], [1e3, "K"]]) {
+    if (Math.abs(value) >= scale) return `${+(value / scale).toPrecision(4)}${unit}`;
+  }
+  return `${+value.toPrecision(6)}`;
+};
+
+const shown = (value) => (value == null ? "–" : Math.abs(value) >= 1e5 ? shortCount(value) : value.toFixed(3));
+
+function cutLines(cuts) {
+  return {
+    hooks: {
+      drawClear: [
+        (plot) => {
+          const { ctx, bbox } = plot;
+          ctx.save();
+          ctx.strokeStyle = css("--clay");
+          ctx.lineWidth = devicePixelRatio;
+          ctx.setLineDash([3 * devicePixelRatio, 3 * devicePixelRatio]);
+          ctx.beginPath();
+          for (const tokens of cuts()) {
+            const x = Math.round(plot.valToPos(tokens, "x", true));
+            ctx.moveTo(x, bbox.top);
+            ctx.lineTo(x, bbox.top + bbox.height);
+          }
+          ctx.stroke();
+          ctx.restore();
+        },
+      ],
+    },
+  };
+}
+
+export class Chart {
+  // `drawing`: {lines: [{label, x, y, shade}], logarithmic, stepped, dots, level, cuts, max}
+  constructor(element) {
+    this.element = element;
+    this.drawing = null;
+    this.plot = null;
+  }
+
+  data() {
+    const { lines, level } = this.drawing;
+    const tables = lines.map(({ x, y }) => [x, y]);
+    const joined = tables.length === 1 ? tables[0] : uPlot.join(tables);
+    return level == null ? joined : [...joined, joined[0].map(() => level.value)];
+  }
+
+  shape() {
+    const { lines, logarithmic, level } = this.drawing;
+    return JSON.stringify([lines.map((line) => line.label), Boolean(logarithmic), level == null]);
+  }
+
+  options() {
+    const { lines, logarithmic, stepped, dots, level } = this.drawing;
+    const axis = { stroke: css("--ink-2"), grid: { stroke: css("--rule"), width: 1 }, ticks: { show: false }, font: `11px ${css("--sans")}` };
+    const paths = stepped ? { paths: uPlot.paths.stepped({ align: 1 }) } : {};
+    const series = [{ label: "tokens", value: (_, v) => (v == null ? "–" : v.toLocaleString("en")) }];
+    for (const { label, shade } of lines) {
+      const stroke = css(`--c${shade}`);
+      series.push({ label, stroke, width: 1.75, spanGaps: true, value: (_, v) => shown(v), points: { show: Boolean(dots), size: 6, fill: stroke }, ...paths });
+    }
+    if (level != null) {
+      series.push({ label: level.label, stroke: css("--ink-3"), width: 1, dash: [2, 4], points: { show: false }, value: (_, v) => shown(v) });
+    }
+    return {
+      width: this.element.clientWidth,
+      height: HEIGHT,
+      cursor: { y: false, points: { size: 7 } },
+      scales: {
+        x: { time: false, range: (_, low, high) => [0, Math.max(high ?? 1, this.drawing.max)] },
+        y: { distr: logarithmic ? 3 : 1 },
+      },
+      axes: [
+        { ...axis, values: (_, ticks) => ticks.map(shortCount) },
+        { ...axis, size: 56, values: (_, ticks) => ticks.map((v) => (v == null ? "" : shortCount(v))) },
+      ],
+      series,
+      plugins: [cutLines(() => this.drawing.cuts)],
+    };
+  }
+
+  update(drawing) {
+    const before = this.drawing && this.shape();
+    this.drawing = drawing;
+    if (!drawing.lines.some((line) => line.x.length)) return;
+    if (this.plot && before === this.shape()) this.plot.setData(this.data());
+    else this.redraw();
+  }
+
+  // One more point of the first line, without asking the server.
+  append(x, y) {
+    const line = this.drawing?.lines[0];
+    if (!this.plot || !line || !(x > line.x[line.x.length - 1])) return;
+    line.x.push(x);
+    line.y.push(y);
+    this.plot.setData(this.data());
+  }
+
+  redraw() {
+    if (!this.drawing?.lines.some((line) => line.x.length)) return;
+    this.plot?.destroy();
+    this.element.setAttribute("hx-morph-skip", "");
+    this.element.replaceChildren();
+    this.plot = new uPlot(this.options(), this.data(), this.element);
+  }
+
+  resize() {
+    const width = this.element.clientWidth;
+    if (this.plot && width && width !== this.plot.width) this.plot.setSize({ width, height: HEIGHT });
+  }
+}
+
+// Keeps charts and other drawings right when the page changes its width or its colours.
+export function keepInShape(root, drawings) {
+  new ResizeObserver(() => drawings.forEach((drawing) => drawing.resize())).observe(root);
+  matchMedia("(prefers-color-scheme: dark)").addEventListener("change", () => drawings.forEach((drawing) => drawing.redraw()));
+}

@@ -1,0 +1,81 @@
+// Keeps a job's page current: its event stream says when, htmx fetches and morphs the part that
+// changed, and a step of training goes into its curve at once.
+
+import { Chart, keepInShape } from "./charts.js";
+import { Heatmap } from "./heatmap.js";
+
+const MINIMUM_PAUSE_MS = 400;
+const FIRST_PAUSE_MS = 40;
+const FALLBACK_MS = 5000;
+const ENDS = new Set(["job.succeeded", "job.failed", "job.cancelled"]);
+const CHANGES_CURVES = new Set(["prune.step", "eval.completed", "checkpoint.created", "mixture.changed", "job.validated"]);
+
+function throttled(action) {
+  let timer = null;
+  let last = 0;
+  return () => {
+    if (timer !== null) return;
+    const pause = Math.max(FIRST_PAUSE_MS, last + MINIMUM_PAUSE_MS - performance.now());
+    timer = setTimeout(async () => {
+      timer = null;
+      last = performance.now();
+      await action();
+    }, pause);
+  };
+}
+
+export function followJob(root) {
+  const id = root.dataset.job;
+  const charts = new Map();
+  const maps = new Map();
+
+  const find = (attribute, known, make) => {
+    for (const element of root.querySelectorAll(`[data-${attribute}]`)) {
+      const name = element.dataset[attribute];
+      if (known.get(name)?.element !== element) known.set(name, make(element));
+    }
+  };
+  const draw = async () => {
+    if (!window.uPlot || !root.querySelector("[data-plot], [data-heat]")) return;
+    const response = await fetch(`/jobs/${id}/curves`, { headers: { Accept: "application/json" } });
+    if (!response.ok) return;
+    const { plots, heatmaps } = await response.json();
+    find("plot", charts, (element) => new Chart(element));
+    find("heat", maps, (element) => new Heatmap(element));
+    for (const [name, chart] of charts) if (plots[name]) chart.update(plots[name]);
+    for (const [name, map] of maps) if (heatmaps[name]) map.update(heatmaps[name]);
+    keep([...charts.values(), ...maps.values()]);
+  };
+  const drawings = [];
+  const keep = (found) => {
+    if (!drawings.length && found.length) keepInShape(root, drawings);
+    drawings.splice(0, drawings.length, ...found);
+  };
+
+  const refresh = throttled(() => window.htmx?.trigger(root, "job-changed"));
+  const redraw = throttled(draw);
+  draw();
+  if (root.dataset.active !== "yes" || !window.htmx) return;
+  follow(root, id, { refresh, redraw, charts });
+}
+
+function follow(root, id, { refresh, redraw, charts }) {
+  const stream = new EventSource(`/v1/jobs/${id}/stream?after=${root.dataset.seq}`);
+  const stop = () => {
+    stream.close();
+    clearInterval(fallback);
+  };
+  const fallback = setInterval(refresh, FALLBACK_MS);
+  for (const type of root.dataset.events.split(" ")) {
+    stream.addEventListener(type, (event) => {
+      if (type === "metrics") {
+        const point = JSON.parse(event.data);
+        if (point.train_loss !== null) charts.get("loss")?.append(point.tokens_seen, point.train_loss);
+      }
+      if (CHANGES_CURVES.has(type) || ENDS.has(type)) redraw();
+      refresh();
+      if (ENDS.has(type)) stop();
+    });
+  }
+  addEventListener("pagehide", stop);
+}
