@@ -1,9 +1,10 @@
 """`python -m pruning run RECIPE --out DIR` prunes; `inspect CHECKPOINT` says what one holds;
 `export CHECKPOINT --to FORMAT` writes it for another engine.
 
-`run` exits with 0 when finished, or stopped after an increment by SIGTERM or Ctrl-C; with 75
+`run` exits with 0 when finished, or stopped at a training step by SIGTERM or Ctrl-C; with 75
 (EX_TEMPFAIL) when trying again may help; with 78 (EX_CONFIG) when the recipe, model or data must
-change first. `wait` imports everything and does then what a line on standard input says.
+change first. A recipe with several `gpus` or `processes` runs in as many processes, which this one
+starts and watches. `wait` imports everything and does then what a line on standard input says.
 """
 
 import argparse
@@ -23,7 +24,7 @@ from pydantic import ValidationError
 from rich.console import Console
 from rich.table import Table
 
-from pruning import parked
+from pruning import launch, parked
 from pruning.errors import CheckpointCorrupt, InvalidRecipe, PruningError
 from pruning.events import Emit, Event, RunFailed, dump_event
 from pruning.manifest import Manifest, read_manifest
@@ -49,6 +50,8 @@ def main(arguments: list[str] | None = None) -> int:
     if parsed.command == "export":
         return _export(parsed.checkpoint, parsed.to, parsed.out)
     stop = _stop_on_signals()
+    if launch.is_rank():
+        launch.die_with_parent()
     with _emitter(parsed.events_fd) as emit:
         return _run(parsed, emit, stop)
 
@@ -112,32 +115,61 @@ def _emitter(events_fd: int | None) -> Iterator[Emit]:
 def _run(parsed: argparse.Namespace, emit: Emit, stop: _Stop) -> int:
     try:
         recipe = _read_recipe(parsed.recipe)
-        # Imported late: a bad recipe is refused at once, without the seconds that torch takes.
-        from transformers.utils import logging as transformers_logging
-
-        from pruning.pipeline import run
-
-        transformers_logging.disable_progress_bar()  # The events say how far the run is.
-        transformers_logging.set_verbosity_error()
-
-        run(
-            recipe,
-            parsed.out,
-            emit,
-            resume_from=parsed.resume,
-            stop=stop,
-            device=parsed.device,
-            threads=parsed.threads,
-        )
+        if recipe.num_ranks > 1 and not launch.is_rank():
+            return _run_spread(parsed, recipe.num_ranks, emit, stop)
+        _run_here(parsed, recipe, emit, stop)
     except BrokenPipeError:
         raise  # Nobody reads the events any more.
     except Exception as error:  # The one place that turns any error into an event.
         failure = _failure(error)
         if failure.code == "internal":
             logger.exception("the run failed")
-        emit(failure)
+        _tell(failure, emit)
         return EXIT_RETRYABLE if failure.retryable else EXIT_FATAL
     return 0
+
+
+def _run_here(parsed: argparse.Namespace, recipe: Recipe, emit: Emit, stop: _Stop) -> None:
+    # Imported late: a bad recipe is refused at once, without the seconds that torch takes.
+    from transformers.utils import logging as transformers_logging
+
+    from pruning.pipeline import run
+
+    transformers_logging.disable_progress_bar()  # The events say how far the run is.
+    transformers_logging.set_verbosity_error()
+
+    run(
+        recipe,
+        parsed.out,
+        emit,
+        resume_from=parsed.resume,
+        stop=stop,
+        device=parsed.device,
+        threads=parsed.threads,
+    )
+
+
+def _run_spread(parsed: argparse.Namespace, count: int, emit: Emit, stop: _Stop) -> int:
+    """The same command in as many processes as the recipe wants."""
+    arguments = ["run", str(parsed.recipe), "--out", str(parsed.out), "--device", parsed.device]
+    for option in ("resume", "events_fd", "threads"):
+        value = getattr(parsed, option)
+        if value is not None:
+            arguments += [f"--{option.replace('_', '-')}", str(value)]
+    fds = () if parsed.events_fd is None else (parsed.events_fd,)
+    codes = launch.run_ranks(count, arguments, emit=emit, stop=stop, pass_fds=fds)
+    if not any(codes):
+        return 0
+    return EXIT_FATAL if EXIT_FATAL in codes else EXIT_RETRYABLE
+
+
+def _tell(failure: RunFailed, emit: Emit) -> None:
+    """Report a failure, or leave it to the one that started this process among others."""
+    path = os.environ.get(launch.FAILURE_FILE)
+    if path is None:
+        emit(failure)
+    else:
+        Path(path).write_text(dump_event(failure), encoding="utf-8")
 
 
 def _read_recipe(path: Path) -> Recipe:

@@ -16,7 +16,7 @@ import copy
 import json
 import logging
 import shutil
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -39,6 +39,7 @@ from pruning.manifest import (
 )
 from pruning.models.distillation import freeze
 from pruning.models.load import load_base_model
+from pruning.ranks import whole
 from pruning.recipe import PathModel, Recipe
 
 _WEIGHTS = "model.safetensors"
@@ -58,6 +59,17 @@ class Saved:
     directory: Path
     manifest: Manifest
     manifest_sha256: str
+
+
+@dataclass(frozen=True, kw_only=True)
+class Tensors:
+    """What training is about: fp32 master weights by name, and the optimizer's moments of each.
+
+    Whole, however many ranks hold them, so that any other number can go on from them.
+    """
+
+    weights: Mapping[str, Tensor]
+    moments: Mapping[str, Tensor]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -83,13 +95,33 @@ def partial_directory(increment: int) -> str:
     return f"partial-{increment:04d}"
 
 
+def training_tensors(
+    model: nn.Module, optimizer: torch.optim.Optimizer, *, keep: bool = True
+) -> Tensors:
+    """Collect what a checkpoint holds; all ranks do it together, and those that `keep` keep it."""
+    weights = dict(_kept(_weights(model), keep))
+    moments = {
+        f"{kind}.{name}": moment
+        for name, parameter in model.named_parameters()
+        for kind, moment in _kept(optimizer.state.get(parameter, {}), keep)
+    }
+    return Tensors(weights=weights, moments=moments)
+
+
+def _kept(tensors: Mapping[str, Tensor], keep: bool) -> Iterator[tuple[str, Tensor]]:
+    for name, tensor in tensors.items():
+        full = whole(tensor)
+        if keep:
+            yield name, full
+
+
 def save_checkpoint(
     out_dir: Path,
     manifest: Manifest,
     *,
     model: PreTrainedModel,
     tokenizer: PreTrainedTokenizerBase,
-    optimizer: torch.optim.Optimizer,
+    tensors: Tensors,
     state: Mapping[str, Any],
     derive: Callable[[Path], None] | None = None,
 ) -> Saved:
@@ -100,9 +132,9 @@ def save_checkpoint(
     """
     directory = out_dir / increment_directory(manifest.increment)
     unfinished = _begin(directory)
-    _save_model(model, unfinished, getattr(torch, manifest.dtype))
+    _save_model(model, tensors.weights, unfinished, getattr(torch, manifest.dtype))
     tokenizer.save_pretrained(unfinished)
-    _save_training_state(model, optimizer, state, unfinished / TRAINING_STATE)
+    _save_training_state(tensors, state, unfinished / TRAINING_STATE)
     if derive is not None:
         derive(unfinished)
     return _complete(unfinished, directory, manifest)
@@ -114,7 +146,7 @@ def save_partial(
     *,
     model: PreTrainedModel,
     tokenizer: PreTrainedTokenizerBase,
-    optimizer: torch.optim.Optimizer,
+    tensors: Tensors,
     state: Mapping[str, Any],
     teacher: PreTrainedModel | None,
 ) -> Path:
@@ -124,13 +156,13 @@ def save_partial(
     """
     directory = out_dir / partial_directory(manifest.increment)
     unfinished = _begin(directory)
-    _save_model(model, unfinished, getattr(torch, manifest.dtype))
+    _save_model(model, tensors.weights, unfinished, getattr(torch, manifest.dtype))
     tokenizer.save_pretrained(unfinished)
     if teacher is not None:
         (unfinished / _TEACHER).mkdir()
-        _save_model(teacher, unfinished / _TEACHER, teacher.dtype)
+        _save_model(teacher, _weights(teacher), unfinished / _TEACHER, teacher.dtype)
         tokenizer.save_pretrained(unfinished / _TEACHER)
-    _save_training_state(model, optimizer, state, unfinished / TRAINING_STATE)
+    _save_training_state(tensors, state, unfinished / TRAINING_STATE)
     return _complete(unfinished, directory, manifest).directory
 
 
@@ -175,7 +207,9 @@ def _complete(unfinished: Path, directory: Path, manifest: Manifest) -> Saved:
     return Saved(directory=directory, manifest=complete, manifest_sha256=manifest_sha256)
 
 
-def _save_model(model: PreTrainedModel, directory: Path, dtype: torch.dtype) -> None:
+def _save_model(
+    model: PreTrainedModel, weights: Mapping[str, Tensor], directory: Path, dtype: torch.dtype
+) -> None:
     # Not save_pretrained: it would write the dtype of the fp32 master weights into the config.
     config = copy.deepcopy(model.config)
     config.dtype = dtype
@@ -183,8 +217,8 @@ def _save_model(model: PreTrainedModel, directory: Path, dtype: torch.dtype) -> 
     config.save_pretrained(directory)
     if model.generation_config is not None:
         model.generation_config.save_pretrained(directory)
-    weights = {name: tensor.to(dtype).contiguous() for name, tensor in _weights(model).items()}
-    save_file(weights, directory / _WEIGHTS, metadata={"format": "pt"})
+    rounded = {name: tensor.to(dtype).contiguous() for name, tensor in weights.items()}
+    save_file(rounded, directory / _WEIGHTS, metadata={"format": "pt"})
     # safetensors leaves its files readable by their owner alone, unlike everything beside them.
     (directory / _WEIGHTS).chmod(0o644)
 
@@ -197,21 +231,11 @@ def _weights(model: nn.Module) -> dict[str, Tensor]:
     return {name: t.detach() for name, t in model.state_dict().items() if name not in tied}
 
 
-def _save_training_state(
-    model: nn.Module,
-    optimizer: torch.optim.Optimizer,
-    state: Mapping[str, Any],
-    directory: Path,
-) -> None:
-    weights = {name: tensor.contiguous() for name, tensor in _weights(model).items()}
+def _save_training_state(tensors: Tensors, state: Mapping[str, Any], directory: Path) -> None:
+    weights = {name: tensor.contiguous() for name, tensor in tensors.weights.items()}
     save_file(weights, directory / _MASTER_WEIGHTS)
-    tensors = {
-        f"{kind}.{name}": moment.contiguous()
-        for name, parameter in model.named_parameters()
-        for kind, moment in optimizer.state.get(parameter, {}).items()
-    }
-    tensors[_RANDOM_STATE] = torch.get_rng_state()
-    save_file(tensors, directory / _OPTIMIZER)
+    moments = {name: tensor.contiguous() for name, tensor in tensors.moments.items()}
+    save_file(moments | {_RANDOM_STATE: torch.get_rng_state()}, directory / _OPTIMIZER)
     (directory / _STATE).write_text(json.dumps(state), encoding="utf-8")
 
 

@@ -1,5 +1,6 @@
 """The story of a run."""
 
+import os
 from pathlib import Path
 from typing import Literal
 
@@ -7,10 +8,27 @@ import torch
 
 from pruning.checkpoint import newest_state
 from pruning.data.corpus import build_corpus
-from pruning.events import Emit, Outcome, PhaseChanged, RunFinished, RunStopped, RunWarning
+from pruning.errors import InvalidRecipe
+from pruning.events import (
+    Emit,
+    Event,
+    Outcome,
+    PhaseChanged,
+    RunFinished,
+    RunStopped,
+    RunWarning,
+)
 from pruning.export.export import check_exportable
 from pruning.methods.incremental import evaluate_base, prune_incrementally
-from pruning.methods.run import Start, Stop, build_run, start_from_base, start_from_checkpoint
+from pruning.methods.run import (
+    Run,
+    Start,
+    Stop,
+    build_run,
+    start_from_base,
+    start_from_checkpoint,
+)
+from pruning.ranks import Ranks, joined
 from pruning.recipe import Recipe
 
 Device = Literal["auto", "cpu", "cuda"]
@@ -34,28 +52,54 @@ def run(
     Raises:
         PruningError: of the kind that says what was wrong.
     """
-    place = _place(device, threads)
+    place = _place(recipe, device, threads)
     torch.manual_seed(recipe.seed)
+    with joined(place) as ranks:
+        report = emit if ranks.is_first else _say_nothing
+        state = _open(recipe, out_dir, report, resume_from, stop, place, ranks)
+        return _go(state)
+
+
+def _open(
+    recipe: Recipe,
+    out_dir: Path,
+    emit: Emit,
+    resume_from: Path | None,
+    stop: Stop,
+    device: torch.device,
+    ranks: Ranks,
+) -> Run:
     emit(PhaseChanged(phase="loading", increment=0))
     start = _start(recipe, resume_from, out_dir)
     check_exportable(start.model.config, recipe)
     emit(PhaseChanged(phase="resolving", increment=start.last_increment))
-    corpus = build_corpus(
-        recipe.data, start.tokenizer, out_dir / "corpus", max_train_tokens=_most_tokens(recipe)
+    corpus = ranks.from_first(
+        lambda: build_corpus(
+            recipe.data, start.tokenizer, out_dir / "corpus", max_train_tokens=_most_tokens(recipe)
+        )
     )
     for message in corpus.warnings:
         emit(RunWarning(code="malformed_rows", message=message))
-    state = build_run(recipe, start, corpus, out_dir=out_dir, emit=emit, stop=stop, device=place)
-    emit(state.started())
-    if not start.measurements:
+    return build_run(
+        recipe, start, corpus, out_dir=out_dir, emit=emit, stop=stop, ranks=ranks, device=device
+    )
+
+
+def _go(state: Run) -> Outcome | None:
+    state.emit(state.started())
+    if not state.measurements:
         evaluate_base(state)
     outcome = prune_incrementally(state)
-    last = state.last_increment
+    last, size = state.last_increment, state.last_num_parameters
     if outcome is None:
-        emit(RunStopped(increment=last))
+        state.emit(RunStopped(increment=last))
     else:
-        emit(RunFinished(outcome=outcome, num_parameters=state.last_num_parameters, increment=last))
+        state.emit(RunFinished(outcome=outcome, num_parameters=size, increment=last))
     return outcome
+
+
+def _say_nothing(_event: Event) -> None:
+    """Of several ranks only the first reports."""
 
 
 def _start(recipe: Recipe, resume_from: Path | None, out_dir: Path) -> Start:
@@ -64,12 +108,25 @@ def _start(recipe: Recipe, resume_from: Path | None, out_dir: Path) -> Start:
     return start_from_checkpoint(newest_state(resume_from, out_dir, recipe))
 
 
-def _place(device: Device, threads: int | None) -> torch.device:
+def _place(recipe: Recipe, device: Device, threads: int | None) -> torch.device:
+    """Where this process computes, with its share of the machine's cores.
+
+    Raises:
+        InvalidRecipe: the recipe wants more GPUs than there are.
+    """
+    wanted = recipe.gpus or 0
+    found = 0 if device == "cpu" else torch.cuda.device_count()
+    if wanted > found:
+        raise InvalidRecipe(f"the run wants {wanted} GPUs, this machine has {found}", param="gpus")
+    if threads is None and recipe.num_ranks > 1:
+        threads = max(1, torch.get_num_threads() // recipe.num_ranks)
     if threads is not None:
         torch.set_num_threads(threads)
-    if device == "auto":
-        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
-    return torch.device(device)
+    if recipe.processes > 1 or device == "cpu" or (device == "auto" and not found):
+        return torch.device("cpu")
+    place = torch.device("cuda", int(os.environ.get("LOCAL_RANK", "0")))
+    torch.cuda.set_device(place)
+    return place
 
 
 def _most_tokens(recipe: Recipe) -> int | None:

@@ -2,13 +2,19 @@
 
 import time
 from datetime import UTC, datetime
-from pathlib import Path
 
 import torch
 
 from pruning.allocation.allocate import allocate
 from pruning.allocation.debt import Debt
-from pruning.checkpoint import Saved, discard_partial, save_checkpoint, save_partial
+from pruning.checkpoint import (
+    Saved,
+    Tensors,
+    discard_partial,
+    save_checkpoint,
+    save_partial,
+    training_tensors,
+)
 from pruning.compensation import fold_means, refit_outputs
 from pruning.errors import TargetUnreachable
 from pruning.evaluation.speed import measure_speed
@@ -19,12 +25,10 @@ from pruning.events import (
     Phase,
     PhaseChanged,
     PruneFinished,
-    RunWarning,
 )
-from pruning.export.card import CARD_NAME, model_card
-from pruning.export.export import export_all
 from pruning.manifest import Manifest, Measurement
-from pruning.methods.calibrate import calibrate
+from pruning.methods.calibrate import Findings, calibrate
+from pruning.methods.exporting import derive
 from pruning.methods.increments import Increment
 from pruning.methods.mixing import measure_held_out, record_domain_losses, update_mixture
 from pruning.methods.run import Run
@@ -41,17 +45,18 @@ from pruning.surgery import apply_plan
 def prune_incrementally(run: Run) -> Outcome | None:
     """Cut, train, evaluate and publish increment by increment; None when asked to stop.
 
-    The increment in progress is finished first: who cannot wait for that ends the process, and
-    loses no more than the increment.
+    Training stops at the next step, and what the increment came to is kept as a partial checkpoint;
+    low-rank factors, which no checkpoint holds, are trained to the end of their increment first.
     """
     for increment in run.increments[run.last_increment :]:
-        if run.stop():
+        if run.asked_to_stop():
             return None
         # A run that was killed in the middle of an increment has its cut behind it.
         if run.cut_increment < increment.number:
             cut(run, increment)
             evaluate(run, "pruned", increment.number)
-        recover(run, increment)
+        if not recover(run, increment):
+            return None
         evaluate(run, "recovered", increment.number)
         if _breaks_quality_floor(run, increment):
             return "quality_floor"
@@ -69,24 +74,14 @@ def evaluate_base(run: Run) -> None:
 def cut(run: Run, increment: Increment) -> None:
     """Score the groups on fresh text, decide what goes, and cut model and optimizer."""
     _enter(run, "calibrating", increment.number)
-    findings = calibrate(run, increment.number)
+    findings = calibrate(run, increment.number) if run.ranks.is_first else None
     _enter(run, "pruning", increment.number)
     num_parameters_before = count_parameters(run.model)
-    if run.debt is None:
-        # Before the first cut, so that a target out of reach is refused now and not hours later.
-        decide(run, findings.scores, run.target_num_parameters)
-    plan, run.debt = decide(run, findings.scores, increment.target_num_parameters)
+    plan, run.debt = run.ranks.from_first(lambda: _choose(run, increment, findings))
     _keep_teacher(run)
-    if run.recipe.compensation == "least_squares":
-        refit_outputs(
-            run.model,
-            plan,
-            previous=run.plan,
-            inputs=findings.inputs,
-            ridge=run.recipe.importance.ridge,
-        )
-    elif run.recipe.compensation == "bias":
-        fold_means(run.model, plan, previous=run.plan, scores=findings.scores)
+    if findings is not None:
+        _compensate(run, plan, findings)
+    run.ranks.copy_from_first(run.model)
     apply_plan(run.model, plan, previous=run.plan, optimizer=run.loop.optimizer)
     run.plan = plan
     run.cut_increment = increment.number
@@ -99,6 +94,27 @@ def cut(run: Run, increment: Increment) -> None:
             widths=layer_widths(run.model),
         )
     )
+
+
+def _choose(run: Run, increment: Increment, findings: Findings | None) -> tuple[PruningPlan, Debt]:
+    assert findings is not None, "the rank that decides has measured"
+    if run.debt is None:
+        # Before the first cut, so that a target out of reach is refused now and not hours later.
+        decide(run, findings.scores, run.target_num_parameters)
+    return decide(run, findings.scores, increment.target_num_parameters)
+
+
+def _compensate(run: Run, plan: PruningPlan, findings: Findings) -> None:
+    if run.recipe.compensation == "least_squares":
+        refit_outputs(
+            run.model,
+            plan,
+            previous=run.plan,
+            inputs=findings.inputs,
+            ridge=run.recipe.importance.ridge,
+        )
+    elif run.recipe.compensation == "bias":
+        fold_means(run.model, plan, previous=run.plan, scores=findings.scores)
 
 
 def _keep_teacher(run: Run) -> None:
@@ -128,39 +144,56 @@ def decide(run: Run, scores: Scores, target_num_parameters: int) -> tuple[Prunin
     )
 
 
-def recover(run: Run, increment: Increment) -> None:
-    """Train up to the step where the increment ends, keeping the state from time to time."""
+def recover(run: Run, increment: Increment) -> bool:
+    """Train up to the step where the increment ends; False if it was asked to stop before.
+
+    The state is kept from time to time, and when it stops.
+    """
     _enter(run, "training", increment.number)
     kept_at = time.monotonic()
     # Low-rank factors are no part of a checkpoint: an increment of theirs is whole or not at all.
     keeps_partials = run.recipe.recovery.kind == "full"
+    stopped = False
 
-    def after_step() -> None:
-        nonlocal kept_at
+    def after_step() -> bool:
+        nonlocal kept_at, stopped
         step = run.loop.progress.step
         if step % run.recipe.data.mixture.update_steps == 0:
             update_mixture(run, increment.number)
-        due = run.recipe.recovery.checkpoint_seconds if keeps_partials else None
-        if due is not None and step < increment.until_step and time.monotonic() - kept_at >= due:
+        if not keeps_partials or step == increment.until_step:
+            return False
+        stopped = run.asked_to_stop()
+        seconds = run.recipe.recovery.checkpoint_seconds
+        due = seconds is not None and time.monotonic() - kept_at >= seconds
+        if run.ranks.any(stopped or due):
             keep_partial(run, increment)
             kept_at = time.monotonic()
+        return stopped
 
     run.loop.train(increment.until_step, increment=increment.number, after_step=after_step)
+    return not stopped
 
 
 def keep_partial(run: Run, increment: Increment) -> None:
     """Keep the increment in progress on this disk, so that a kill costs minutes."""
     distillation = run.recipe.recovery.distillation
     from_previous = distillation is not None and distillation.teacher == "previous"
-    save_partial(
-        run.out_dir,
-        _manifest(run, increment, final=False),
-        model=run.model,
-        tokenizer=run.tokenizer,
-        optimizer=run.loop.optimizer,
-        state=run.training_state(),
-        teacher=run.loop.teacher if from_previous else None,
+    tensors = _tensors(run)
+    run.ranks.from_first(
+        lambda: save_partial(
+            run.out_dir,
+            _manifest(run, increment, final=False),
+            model=run.model,
+            tokenizer=run.tokenizer,
+            tensors=tensors,
+            state=run.training_state(),
+            teacher=run.loop.teacher if from_previous else None,
+        )
     )
+
+
+def _tensors(run: Run) -> Tensors:
+    return training_tensors(run.loop.trained_model, run.loop.optimizer, keep=run.ranks.is_first)
 
 
 def evaluate(run: Run, stage: EvaluationStage, increment: int) -> None:
@@ -195,33 +228,28 @@ def publish(run: Run, increment: Increment) -> None:
     run.last_increment = increment.number
     run.last_num_parameters = count_parameters(run.model)
     manifest = _manifest(run, increment, final=final)
-    saved = save_checkpoint(
-        run.out_dir,
-        manifest,
-        model=run.model,
-        tokenizer=run.tokenizer,
-        optimizer=run.loop.optimizer,
-        state=run.training_state(),
-        derive=lambda directory: _derive(run, manifest, directory),
+    tensors = _tensors(run)
+    saved = run.ranks.from_first(
+        lambda: save_checkpoint(
+            run.out_dir,
+            manifest,
+            model=run.model,
+            tokenizer=run.tokenizer,
+            tensors=tensors,
+            state=run.training_state(),
+            derive=lambda directory: derive(run, manifest, directory),
+        )
     )
-    discard_partial(run.out_dir, increment.number)
+    if run.ranks.is_first:
+        discard_partial(run.out_dir, increment.number)
     run.lineage = run.lineage.model_copy(update={"parent_manifest_sha256": saved.manifest_sha256})
     run.emit(_increment_finished(run, saved))
 
 
-def _derive(run: Run, manifest: Manifest, directory: Path) -> None:
-    """Add the final checkpoint's exports, and the model card. A refused export costs no model."""
-    wanted = run.recipe.output.exports if manifest.final else ()
-    exported, refusals = export_all(directory, wanted)
-    for refusal in refusals:
-        run.emit(RunWarning(code=refusal.code, message=refusal.message))
-    card = model_card(manifest, exported)
-    (directory / CARD_NAME).write_text(card, encoding="utf-8")
-
-
 def _measure_speed(run: Run, stage: EvaluationStage, increment: int) -> None:
     _enter(run, "evaluating", increment)
-    speed = measure_speed(run.model, dtype=getattr(torch, run.recipe.output.dtype))
+    dtype = getattr(torch, run.recipe.output.dtype)
+    speed = run.ranks.from_first(lambda: measure_speed(run.model, dtype=dtype))
     for metric in ("prefill_tokens_per_second", "decode_tokens_per_second"):
         run.record(
             Measurement(

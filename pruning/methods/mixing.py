@@ -13,12 +13,14 @@ _MAX_METRIC_CHARACTERS = 64
 
 def measure_held_out(run: Run) -> Perplexity:
     """Perplexity of the model as it stands, over all held-out text and stream by stream."""
-    return evaluate_perplexity(
-        run.model,
-        run.corpus.held_out,
-        context_length=run.recipe.evaluation.context_length,
-        precision=run.recipe.recovery.precision,
-        data_fingerprint=run.corpus.fingerprint,
+    return run.loop.measure(
+        lambda model: evaluate_perplexity(
+            model,
+            run.corpus.held_out,
+            context_length=run.recipe.evaluation.context_length,
+            precision=run.recipe.recovery.precision,
+            data_fingerprint=run.corpus.fingerprint,
+        )
     )
 
 

@@ -31,7 +31,9 @@ from pruning.models.geometry import (
 )
 from pruning.models.load import load_base_model
 from pruning.models.loss import product_dtype
+from pruning.models.support import check_supported
 from pruning.plan import PruningPlan
+from pruning.ranks import Ranks
 from pruning.recipe import HubModel, Recipe
 from pruning.training.loop import Progress, TrainingLoop
 from pruning.training.optimizer import build_optimizer
@@ -67,8 +69,13 @@ class Start:
 
 
 def start_from_base(recipe: Recipe) -> Start:
-    """Open the recipe's model in fp32."""
+    """Open the recipe's model in fp32.
+
+    Raises:
+        UnsupportedModel: its architecture has no part for the recipe's method.
+    """
     loaded = load_base_model(recipe.model, dtype=torch.float32)
+    check_supported(recipe, loaded.model.config.model_type)
     name = recipe.model.id if isinstance(recipe.model, HubModel) else recipe.model.path
     start = Start(
         model=loaded.model,
@@ -143,6 +150,15 @@ class Run:
     versions: dict[str, str]
 
     @property
+    def ranks(self) -> Ranks:
+        """This process among those that share the run."""
+        return self.loop.ranks
+
+    def asked_to_stop(self) -> bool:
+        """Whether any rank was asked to; all of them ask at the same time."""
+        return self.ranks.any(self.stop())
+
+    @property
     def num_tokens(self) -> int:
         """Training tokens seen so far."""
         return self.loop.progress.num_tokens
@@ -202,6 +218,7 @@ def build_run(
     out_dir: Path,
     emit: Emit,
     stop: Stop,
+    ranks: Ranks,
     device: torch.device,
 ) -> Run:
     """Lay out the increments; put model, optimizer, sampler and schedule where `start` is.
@@ -227,7 +244,7 @@ def build_run(
         plan=start.plan,
         debt=Debt.model_validate(start.state["debt"]) if start.state else None,
         increments=increments,
-        loop=_loop(recipe, start, corpus, increments, emit, device),
+        loop=_loop(recipe, start, corpus, increments, emit, ranks, device),
         base_num_parameters=start.base_num_parameters,
         base_num_prunable_parameters=start.base_num_prunable_parameters,
         lineage=start.lineage,
@@ -292,6 +309,7 @@ def _loop(
     corpus: Corpus,
     increments: tuple[Increment, ...],
     emit: Emit,
+    ranks: Ranks,
     device: torch.device,
 ) -> TrainingLoop:
     sampler = MixtureSampler(
@@ -315,6 +333,7 @@ def _loop(
         progress=Progress(**start.state.get("progress", {})),
         emit=emit,
         teacher=_teacher(recipe, start, device),
+        ranks=ranks,
     )
 
 

@@ -5,9 +5,10 @@ B sequences of an optimizer step, M of them at a time, T tokens.
 
 import math
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from contextlib import ExitStack
 from dataclasses import dataclass, field
+from typing import TypeVar, cast
 
 import torch
 from torch import Tensor
@@ -18,14 +19,17 @@ from pruning.errors import NumericsDiverged, OutOfMemory
 from pruning.events import Emit, RunWarning, StepFinished
 from pruning.models.distillation import distillation_loss
 from pruning.models.loss import training_loss
+from pruning.ranks import Ranks, own_part, whole
 from pruning.recipe import Recovery
 from pruning.training.acceleration import accelerated
 from pruning.training.lora import low_rank
 from pruning.training.memory import is_out_of_memory
 from pruning.training.optimizer import build_optimizer
 from pruning.training.schedule import Schedule
+from pruning.training.sharding import WithLoss, sharded
 from pruning.training.snapshot import Snapshot, take_snapshot
 
+T = TypeVar("T")
 MAX_ROLLBACKS = 3
 _SNAPSHOT_STEPS = 200
 _MICRO_BATCH_TOKENS = 4096
@@ -46,8 +50,9 @@ class Progress:
 class TrainingLoop:
     """Trains `model` in place; between two calls of `train` a cut may change its shapes.
 
-    With a `teacher`, the recipe's distillation takes the place of plain cross-entropy.
-    `data_seconds` is how long training has waited for text.
+    With a `teacher`, the recipe's distillation takes the place of plain cross-entropy. Several
+    `ranks` share each batch, whatever their number. `data_seconds` is how long training has waited
+    for text.
     """
 
     model: PreTrainedModel
@@ -59,18 +64,39 @@ class TrainingLoop:
     progress: Progress
     emit: Emit
     teacher: PreTrainedModel | None = None
+    ranks: Ranks = field(default_factory=Ranks)
     data_seconds: float = field(default=0.0, init=False)
     _halved_micro_batch: int | None = field(default=None, init=False)
+    _trained: WithLoss = field(init=False)
+
+    def __post_init__(self) -> None:
+        self._trained = WithLoss(self.model)
 
     @property
     def tokens_per_step(self) -> int:
         """Tokens that one optimizer step sees."""
         return self.batch_sequences * self.recovery.sequence_length
 
+    @property
+    def trained_model(self) -> PreTrainedModel:
+        """The model as it stands: while several ranks train, their parts of it."""
+        return self._trained.model
+
+    def measure(self, look: Callable[[PreTrainedModel], T]) -> T:
+        """What `look` finds of the model as it stands; every rank gets the first one's finding."""
+        if self.trained_model is self.model:
+            return self.ranks.from_first(lambda: look(self.model))
+        found = self._of_model(look)
+        return self.ranks.from_first(lambda: found)
+
     def train(
-        self, until_step: int, *, increment: int, after_step: Callable[[], None] = lambda: None
+        self,
+        until_step: int,
+        *,
+        increment: int,
+        after_step: Callable[[], bool | None] = lambda: None,
     ) -> None:
-        """Train until `until_step` optimizer steps are done in all, calling `after_step` each time.
+        """Train until `until_step` optimizer steps are done in all, or until `after_step` says so.
 
         A non-finite loss or gradient is noticed before it reaches the weights: training goes back
         to the last good state with half the learning rate.
@@ -83,11 +109,15 @@ class TrainingLoop:
                 stack.enter_context(low_rank(self.model, self.recovery.lora))
                 # The factors are new in every increment, and so is what Adam knows of them.
                 self.optimizer = build_optimizer(self.model, self.recovery)
-            stack.enter_context(accelerated(self.model, self.recovery, self.emit))
+            self._trained = stack.enter_context(sharded(self.model, self.optimizer, self.ranks))
+            stack.callback(self.__post_init__)
+            stack.enter_context(accelerated(self.trained_model, self.recovery, self.emit))
             self._train(until_step, increment, after_step)
 
-    def _train(self, until_step: int, increment: int, after_step: Callable[[], None]) -> None:
-        self.model.train()
+    def _train(
+        self, until_step: int, increment: int, after_step: Callable[[], bool | None]
+    ) -> None:
+        self.trained_model.train()
         good = self._snapshot()
         while self.progress.step < until_step:
             started = time.perf_counter()
@@ -97,7 +127,8 @@ class TrainingLoop:
                 continue
             learning_rate = self._update()
             self._report(increment, loss, grad_norm, learning_rate, time.perf_counter() - started)
-            after_step()
+            if after_step():
+                return
             if self.progress.step % _SNAPSHOT_STEPS == 0:
                 good = self._snapshot()
 
@@ -109,8 +140,9 @@ class TrainingLoop:
         for exhaustion in exhausted:
             self.emit(_exhaustion_warning(exhaustion))
         loss = self._accumulate_within_memory(ids_BT)
-        norm = torch.nn.utils.clip_grad_norm_(self.model.parameters(), self.recovery.max_grad_norm)
-        return loss, norm.item()
+        parameters = self.trained_model.parameters()
+        norm = torch.nn.utils.clip_grad_norm_(parameters, self.recovery.max_grad_norm)
+        return loss, whole(norm).item()
 
     def _accumulate_within_memory(self, ids_BT: Tensor) -> float:
         """Once in a run, a batch that does not fit is tried again in micro-batches half as large.
@@ -132,17 +164,30 @@ class TrainingLoop:
 
     def _accumulate(self, ids_BT: Tensor) -> float:
         num_predictions = ids_BT.shape[0] * (ids_BT.shape[1] - 1)
-        device = next(self.model.parameters()).device
+        device = own_part(next(self.trained_model.parameters())).device
         loss = 0.0
-        for ids_MT in torch.split(ids_BT, self._micro_batch()):
-            mean = self._loss(ids_MT.to(device)) / num_predictions
+        for ids_MT, weight in self._shares(ids_BT):
+            mean = self._loss(ids_MT.to(device)) * (weight / num_predictions)
             mean.backward()  # type: ignore[no-untyped-call]  # torch's own
             loss += mean.item()
-        return loss
+        return self.ranks.sum(loss)
+
+    def _shares(self, ids_BT: Tensor) -> Iterator[tuple[Tensor, float]]:
+        """This rank's micro-batches and what each counts.
+
+        Every rank has as many, since each gathers weights from all: some count nothing.
+        """
+        micro_batch, count = self._micro_batch(), self.ranks.count
+        pieces = torch.split(ids_BT[self.ranks.rank :: count], micro_batch)
+        largest_share = -(-ids_BT.shape[0] // count)
+        for index in range(-(-largest_share // micro_batch)):
+            idle = index >= len(pieces) or not len(pieces[index])
+            yield (ids_BT[:1], 0.0) if idle else (pieces[index], 1.0)
 
     def _halve_micro_batch(self, why: str) -> None:
         size = self._micro_batch()
-        if self._halved_micro_batch is not None or size == 1:
+        # Of several ranks one alone cannot change its share: the others would wait for it.
+        if self._halved_micro_batch is not None or size == 1 or self.ranks.count > 1:
             raise OutOfMemory(
                 f"out of memory at {size} sequences at a time: {why}",
                 param="recovery.micro_batch_sequences",
@@ -156,9 +201,15 @@ class TrainingLoop:
     def _loss(self, ids_MT: Tensor) -> Tensor:
         """Summed over the predictions of a micro-batch."""
         distillation, precision = self.recovery.distillation, self.recovery.precision
-        if distillation is None or self.teacher is None:
-            return training_loss(self.model, ids_MT, precision)
-        return distillation_loss(self.model, self.teacher, ids_MT, distillation, precision)
+        teacher = self.teacher
+        if distillation is None or teacher is None:
+            return self._of_model(lambda model: training_loss(model, ids_MT, precision))
+        return self._of_model(
+            lambda model: distillation_loss(model, teacher, ids_MT, distillation, precision)
+        )
+
+    def _of_model(self, function: Callable[[PreTrainedModel], T]) -> T:
+        return cast(T, self._trained(function))
 
     def _micro_batch(self) -> int:
         if self._halved_micro_batch is not None:
@@ -199,7 +250,7 @@ class TrainingLoop:
 
     def _snapshot(self) -> Snapshot:
         return take_snapshot(
-            self.model,
+            self.trained_model,
             step=self.progress.step,
             num_tokens=self.progress.num_tokens,
             sampler=self.sampler.state(),
@@ -215,7 +266,7 @@ class TrainingLoop:
                 hint="Try a lower learning rate, or precision float32.",
             )
         self.optimizer.zero_grad(set_to_none=True)
-        good.restore(self.model)
+        good.restore(self.trained_model)
         self.sampler.load_state(good.sampler)
         self.progress.step = good.step
         self.progress.num_tokens = good.num_tokens

@@ -7,10 +7,14 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from pruning.ranks import own_part
+
 
 @dataclass(frozen=True, kw_only=True)
 class Snapshot:
     """Copies of weights and sampler cursor after `step` optimizer steps; 4 bytes per parameter.
+
+    Each rank keeps its own part.
 
     Adam's moments are left out, at two thirds of the memory: only finite, clipped gradients ever
     reach them. Those of the steps undone make the next ones smaller, and are soon forgotten.
@@ -25,7 +29,7 @@ class Snapshot:
     def restore(self, model: nn.Module) -> None:
         """Write the weights back in place."""
         for parameter, weight in zip(model.parameters(), self.weights, strict=True):
-            parameter.copy_(weight)
+            own_part(parameter).copy_(weight)
 
 
 @torch.no_grad()
@@ -36,6 +40,6 @@ def take_snapshot(
     return Snapshot(
         step=step,
         num_tokens=num_tokens,
-        weights=tuple(p.detach().to("cpu", copy=True) for p in model.parameters()),
+        weights=tuple(own_part(p.detach()).to("cpu", copy=True) for p in model.parameters()),
         sampler=sampler,
     )

@@ -93,22 +93,51 @@ def test_the_events_tell_the_run_in_order(recipe: Recipe, tmp_path: Path) -> Non
     assert isinstance(events[-1], RunFinished)
 
 
-@pytest.mark.parametrize(("asked_at_step", "stops_after"), [(0, 0), (1, 1), (4, 1), (7, 2)])
-def test_a_request_to_stop_waits_for_the_end_of_the_increment(
-    recipe: Recipe, tmp_path: Path, asked_at_step: int, stops_after: int
+@pytest.mark.parametrize("asked_at_step", [0, 1, 4, 7])
+def test_a_request_to_stop_is_heeded_at_the_next_step_and_loses_nothing(
+    recipe: Recipe, tmp_path: Path, asked_at_step: int
 ) -> None:
+    run(recipe, tmp_path / "whole", lambda _: None, device="cpu")
     seen: list[Event] = []
+    out_dir = tmp_path / "out"
     outcome = run(
         recipe,
-        tmp_path / "out",
+        out_dir,
         seen.append,
         stop=lambda: len(only(seen, StepFinished)) >= asked_at_step,
         device="cpu",
     )
     assert outcome is None
     assert isinstance(seen[-1], RunStopped)
-    assert seen[-1].increment == stops_after
-    assert len(only(seen, IncrementFinished)) == stops_after
+    done = asked_at_step // 4
+    assert seen[-1].increment == done
+    assert len(only(seen, StepFinished)) == asked_at_step
+    resume_from = {0: None, 1: out_dir / "partial-0001"}.get(
+        asked_at_step, out_dir / f"increment-{done:04d}"
+    )
+    resumed: list[Event] = []
+    run(recipe, out_dir, resumed.append, resume_from=resume_from, device="cpu")
+    assert len(only(resumed, StepFinished)) == 12 - asked_at_step
+    expected = training_tensors(tmp_path / "whole" / "increment-0003")
+    found = training_tensors(out_dir / "increment-0003")
+    assert all(torch.equal(expected[name], found[name]) for name in expected)
+
+
+def test_low_rank_factors_are_trained_to_the_end_of_their_increment(
+    tiny_model_dir: Path, corpus: Path, tmp_path: Path
+) -> None:
+    recovery = {"kind": "lora", "sequence_length": 64, "batch_sequences": 4}
+    seen: list[Event] = []
+    run(
+        make_recipe(tiny_model_dir, corpus, recovery=recovery),
+        tmp_path,
+        seen.append,
+        stop=lambda: bool(only(seen, StepFinished)),
+        device="cpu",
+    )
+    assert isinstance(seen[-1], RunStopped)
+    assert seen[-1].increment == 1
+    assert len(only(seen, StepFinished)) == 4
 
 
 @pytest.mark.parametrize("killed_at_step", [4, 5, 7, 8, 11])
