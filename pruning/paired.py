@@ -30,8 +30,8 @@ class PairedComparison:
     low: float
     high: float
     p_value: float
-    num_better: int
-    num_worse: int
+    num_greater: int
+    num_less: int
     test: Literal["mcnemar", "paired_normal"]
 
 
@@ -68,7 +68,7 @@ def compare_rows(first: Sequence[float], second: Sequence[float]) -> PairedCompa
     mean = math.fsum(differences) / num_rows
     variance = math.fsum((d - mean) ** 2 for d in differences) / (num_rows - 1)
     stderr = math.sqrt(variance / num_rows)
-    better, worse = sum(d > 0 for d in differences), sum(d < 0 for d in differences)
+    greater, less = sum(d > 0 for d in differences), sum(d < 0 for d in differences)
     binary = {*first, *second} <= {0.0, 1.0}
     return PairedComparison(
         num_rows=num_rows,
@@ -76,16 +76,16 @@ def compare_rows(first: Sequence[float], second: Sequence[float]) -> PairedCompa
         stderr=stderr,
         low=mean - _NORMAL_95 * stderr,
         high=mean + _NORMAL_95 * stderr,
-        p_value=_mcnemar(better, worse) if binary else _two_sided(mean, stderr),
-        num_better=better,
-        num_worse=worse,
+        p_value=_mcnemar(greater, less) if binary else _two_sided(mean, stderr),
+        num_greater=greater,
+        num_less=less,
         test="mcnemar" if binary else "paired_normal",
     )
 
 
-def _mcnemar(better: int, worse: int) -> float:
+def _mcnemar(greater: int, less: int) -> float:
     """Exact: rows on which the two differ fall on either side like a fair coin (McNemar 1947)."""
-    total = better + worse
+    total = greater + less
     if total == 0:
         return 1.0
     log_half = total * math.log(2)
@@ -93,7 +93,7 @@ def _mcnemar(better: int, worse: int) -> float:
         math.exp(
             math.lgamma(total + 1) - math.lgamma(k + 1) - math.lgamma(total - k + 1) - log_half
         )
-        for k in range(min(better, worse) + 1)
+        for k in range(min(greater, less) + 1)
     )
     return min(1.0, 2 * tail)
 

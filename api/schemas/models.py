@@ -5,6 +5,7 @@ from typing import Literal
 from pydantic import BaseModel, ConfigDict, Field, JsonValue
 
 from api.schemas.base import Read, Timestamp
+from api.schemas.comparisons import PairedRead
 
 MODEL_NAME = r"^[A-Za-z0-9][A-Za-z0-9_.-]{0,99}$"
 ALIAS_NAME = r"^[A-Za-z][A-Za-z0-9_.-]{0,63}$"
@@ -142,6 +143,9 @@ class ComparedJob(Read):
     tokens_seen: int = Field(description="Training tokens seen.")
     seconds: float | None = Field(description="How long workers held it, once it has succeeded.")
     points: list[PointRead] = Field(description="Its measured checkpoints, smallest first.")
+    against_parent: list[PairedRead] = Field(
+        description="Its newest model minus its base model, on the same rows."
+    )
 
 
 class ComparisonRead(Read):

@@ -27,7 +27,7 @@ def test_right_and_wrong_answers_are_compared_by_mcnemar() -> None:
     second = [1.0] * 30 + [1.0] * 12 + [0.0] * 4
     found = compare_rows(first, second)
     assert found is not None
-    assert (found.test, found.num_better, found.num_worse) == ("mcnemar", 12, 4)
+    assert (found.test, found.num_greater, found.num_less) == ("mcnemar", 12, 4)
     assert found.difference == pytest.approx(8 / 46)
     assert found.p_value == pytest.approx(binomtest(4, 16).pvalue)
 
