@@ -39,11 +39,11 @@ def answer_once(
     path: str,
     written: object,
     create: Callable[[], dict[str, Any]],
-    secret: str | None = None,
+    secret: tuple[str, ...] = (),
 ) -> Answer:
     """What `create` answers, or what it answered the first time under this key.
 
-    The field named `secret` is shown once: it is not kept, and null in a replay.
+    The field at the path `secret` is shown once: it is not kept, and null in a replay.
 
     Raises:
         IdempotencyConflict: the key was used for another request, or this one is being answered.
@@ -55,6 +55,13 @@ def answer_once(
     if replay is not None:
         return Answer(replay.response, replayed=True)
     body = create()
-    kept = body if secret is None else {**body, secret: None}
+    kept = _without(body, secret)
     idempotency.complete(session, tenant_id=tenant_id, key=key, status_code=201, response=kept)
     return Answer(body, replayed=False)
+
+
+def _without(body: dict[str, Any], path: tuple[str, ...]) -> dict[str, Any]:
+    if not path or body.get(path[0]) is None:
+        return body
+    rest = path[1:]
+    return {**body, path[0]: _without(body[path[0]], rest) if rest else None}

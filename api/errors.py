@@ -17,7 +17,13 @@ from starlette.exceptions import HTTPException
 
 from api.openapi import allowed_methods
 from pruning.errors import PruningError, TargetUnreachable
-from registry.errors import FileNotUsable, InvalidTransition, QuotaExceeded, RegistryError
+from registry.errors import (
+    CredentialNotUsable,
+    FileNotUsable,
+    InvalidTransition,
+    QuotaExceeded,
+    RegistryError,
+)
 from registry.outbound import ForbiddenUrl
 
 logger = logging.getLogger(__name__)
@@ -59,6 +65,7 @@ TITLES: Mapping[str, tuple[int, str]] = {
     "offset_mismatch": (409, "The upload stands at another place"),
     "upload_in_progress": (409, "Another request is writing to this upload"),
     "upload_complete": (409, "The upload has ended"),
+    "credential_not_usable": (422, "The credential cannot be used"),
     "file_not_usable": (422, "The file cannot be used"),
     "checksum_mismatch": (422, "What arrived is not what was announced"),
     "internal": (500, "Internal error"),
@@ -196,7 +203,11 @@ def from_registry_error(error: RegistryError) -> Problem:
         return Problem("invalid_state", error.message, extensions=extensions)
     retryable = error.code in _RETRYABLE
     headers = {"Retry-After": str(_RETRY_AFTER_SECONDS)} if retryable else {}
-    param = error.param if isinstance(error, FileNotUsable | ForbiddenUrl) else None
+    param = (
+        error.param
+        if isinstance(error, FileNotUsable | CredentialNotUsable | ForbiddenUrl)
+        else None
+    )
     if isinstance(error, QuotaExceeded):
         headers["Retry-After"] = str(_QUOTA_RETRY_SECONDS)
     return Problem(error.code, error.message, param=param, retryable=retryable, headers=headers)

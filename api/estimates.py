@@ -10,10 +10,11 @@ from api.deps import Principal
 from api.model_configs import ModelConfig, ModelConfigs
 from api.schemas.estimates import EstimatedTime, EstimateRead, ModelRead, SizeRead
 from pruning.estimate import Estimate, estimate
-from pruning.recipe import DataSource, InlineData, PathData, Recipe, UploadData
-from registry import files
+from pruning.recipe import DataSource, HubModel, InlineData, PathData, Recipe, UploadData
+from registry import credentials, files
 from registry.db import SessionFactory, reading
 from registry.estimates import Pace
+from registry.settings import Settings
 
 _BYTES_PER_TOKEN = 4.0
 """Of English text and code under vocabularies of 30,000 entries and more; within a third."""
@@ -29,16 +30,21 @@ class Foretold:
 
 
 def foretell(
-    recipe: Recipe, configs: ModelConfigs, file_bytes: Mapping[str, int]
+    recipe: Recipe,
+    configs: ModelConfigs,
+    file_bytes: Mapping[str, int],
+    *,
+    token: str | None = None,
 ) -> Foretold | None:
     """What the recipe would lead to, or None when its model cannot be looked at from here.
 
-    `file_bytes` has the length of every uploaded file that the recipe names.
+    `file_bytes` has the length of every uploaded file that the recipe names, `token` is the secret
+    of the credential that its model names.
 
     Raises:
         PruningError: the model or its target would be refused by the run.
     """
-    config = configs.find(recipe.model)
+    config = configs.find(recipe.model, token=token)
     if config is None:
         return None
     tokens = corpus_tokens(recipe, file_bytes)
@@ -56,6 +62,20 @@ def file_sizes(sessions: SessionFactory, who: Principal, recipe: Recipe) -> dict
     with reading(sessions) as session:
         rows = files.usable(session, who.tenant_id, recipe)
         return {row.id: row.size_bytes or 0 for row in rows}
+
+
+def model_token(
+    sessions: SessionFactory, who: Principal, recipe: Recipe, settings: Settings
+) -> str | None:
+    """The secret of the credential that the recipe's model names, if it names one.
+
+    Raises:
+        CredentialNotUsable: there is none of that id.
+    """
+    if not isinstance(recipe.model, HubModel) or recipe.model.credential is None:
+        return None
+    with reading(sessions) as session:
+        return credentials.of_recipe(session, who.tenant_id, recipe, settings.installation_secret)
 
 
 def corpus_tokens(recipe: Recipe, file_bytes: Mapping[str, int]) -> int | None:

@@ -26,6 +26,7 @@ from api.routes import (
     audit,
     checkpoints,
     comparisons,
+    credentials,
     estimates,
     files,
     health,
@@ -38,6 +39,7 @@ from api.routes import (
 from api.schemas.api_keys import ApiKeyCreate, ApiKeyRotate
 from api.schemas.base import ProblemRead
 from api.schemas.checkpoints import DownloadUrlRequest
+from api.schemas.credentials import CredentialCreate
 from api.schemas.jobs import JobCreate, JobUpdate, PauseRequest
 from api.schemas.models import AliasPut, ModelCreate, VersionCreate
 from api.schemas.webhooks import SecretRotate, WebhookCreate, WebhookUpdate
@@ -51,10 +53,11 @@ from registry.storage import store_for
 
 ROUTES = (
     *(health, estimates, jobs, progress, attempts, checkpoints, files),
-    *(models, comparisons, api_keys, webhooks, usage, audit),
+    *(models, comparisons, api_keys, credentials, webhooks, usage, audit),
 )
 BODIES: tuple[type[BaseModel], ...] = (
-    *(ApiKeyCreate, ApiKeyRotate, DownloadUrlRequest, JobCreate, JobUpdate, PauseRequest),
+    *(ApiKeyCreate, ApiKeyRotate, CredentialCreate, DownloadUrlRequest),
+    *(JobCreate, JobUpdate, PauseRequest),
     *(AliasPut, ModelCreate, VersionCreate),
     *(SecretRotate, WebhookCreate, WebhookUpdate),
     ProblemRead,

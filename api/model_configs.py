@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from api.gguf_headers import config_of_gguf
 from pruning.errors import InvalidModel, ModelNotFound
 from pruning.recipe import HubModel, ModelSource, PathModel
 from registry.settings import Settings
@@ -42,8 +43,10 @@ class ModelConfigs:
         self._lock = threading.Lock()
         self._known: dict[HubModel, tuple[float, ModelConfig | None]] = {}
 
-    def find(self, model: ModelSource) -> ModelConfig | None:
+    def find(self, model: ModelSource, *, token: str | None = None) -> ModelConfig | None:
         """The configuration, or None when it cannot be seen from here.
+
+        `token` is the secret of the credential that the model names.
 
         Raises:
             ModelNotFound: there is no such repository, revision or directory.
@@ -51,29 +54,31 @@ class ModelConfigs:
         """
         if isinstance(model, PathModel):
             return self._on_disk(model)
-        return self._on_hub(model) if self._hub_seconds else None
+        return self._on_hub(model, token) if self._hub_seconds else None
 
     def _on_disk(self, model: PathModel) -> ModelConfig | None:
         directory = Path(model.path)
-        if model.gguf_file is not None or not self._sees(directory):
+        if not self._sees(directory):
             return None
         if not directory.is_dir():
             raise ModelNotFound(f"{directory}: no such directory", param="model.path")
-        path = directory / "config.json"
+        name = model.gguf_file or "config.json"
+        path = directory / name
         if not self._settings.allows_path(str(path)) or not path.is_file():
-            raise ModelNotFound(f"{directory}: has no config.json", param="model.path")
-        return ModelConfig(values=read_config(path), revision=None)
+            raise ModelNotFound(f"{directory}: has no {name}", param="model.path")
+        read = config_of_gguf if model.gguf_file else read_config
+        return ModelConfig(values=read(path), revision=None)
 
     def _sees(self, directory: Path) -> bool:
         roots = self._settings.allowed_paths
         return any(root.is_dir() and directory.is_relative_to(root) for root in roots)
 
-    def _on_hub(self, model: HubModel) -> ModelConfig | None:
+    def _on_hub(self, model: HubModel, token: str | None) -> ModelConfig | None:
         with self._lock:
             until, known = self._known.get(model, (0.0, None))
         if time.monotonic() < until:
             return known
-        found = fetch_config(model, seconds=self._hub_seconds, endpoint=self._endpoint)
+        found = fetch_config(model, seconds=self._hub_seconds, endpoint=self._endpoint, token=token)
         kept = _KNOWN_SECONDS if found is not None else _UNKNOWN_SECONDS
         with self._lock:
             if len(self._known) >= _REMEMBERED:
@@ -82,7 +87,9 @@ class ModelConfigs:
         return found
 
 
-def fetch_config(model: HubModel, *, seconds: float, endpoint: str | None) -> ModelConfig | None:
+def fetch_config(
+    model: HubModel, *, seconds: float, endpoint: str | None, token: str | None = None
+) -> ModelConfig | None:
     """The config.json of a repository, through the hub's own cache; None if the hub is away.
 
     Raises:
@@ -95,7 +102,7 @@ def fetch_config(model: HubModel, *, seconds: float, endpoint: str | None) -> Mo
 
     try:
         url = hf_hub_url(model.id, "config.json", revision=model.revision, endpoint=endpoint)
-        size = get_hf_file_metadata(url, timeout=seconds, endpoint=endpoint).size
+        size = get_hf_file_metadata(url, timeout=seconds, endpoint=endpoint, token=token).size
         if size is None or size > MAX_BYTES:
             raise InvalidModel(f"{model.id}: config.json has {size} bytes", param="model.id")
         path = Path(
@@ -105,6 +112,7 @@ def fetch_config(model: HubModel, *, seconds: float, endpoint: str | None) -> Mo
                 revision=model.revision,
                 etag_timeout=seconds,
                 endpoint=endpoint,
+                token=token,
             )
         )
     except hub.RevisionNotFoundError as error:

@@ -1,9 +1,10 @@
 """Query parameters: what is not offered is refused, or a misspelt filter would list everything."""
 
+import re
 from collections.abc import Iterator
 from typing import Annotated, Literal
 
-from fastapi import Query, Request
+from fastapi import Depends, Query, Request
 from fastapi.dependencies.models import Dependant
 from pydantic import BaseModel, ConfigDict, Field
 
@@ -20,11 +21,13 @@ def only_known_query(request: Request) -> None:
     Raises:
         Problem: 422 naming the parameter, or 404 for a path no row can have.
     """
-    known = set(_query_names(request.scope["route"].dependant))
+    dependant = request.scope["route"].dependant
+    known = set(_query_names(dependant))
+    labels = any(part.call is metadata_filter for part in dependant.dependencies)
     errors = [
         {"param": name, "code": "extra_forbidden", "message": "there is no such parameter"}
         for name in request.query_params
-        if name not in known
+        if name not in known and not (labels and _LABEL.fullmatch(name))
     ]
     if errors:
         names = ", ".join(sorted(known)) or "none"
@@ -63,8 +66,38 @@ class JobQuery(BaseModel):
     order: Literal["asc", "desc"] = Field("desc", description="By time of creation.")
     status: list[JobStatus] = Field([], description="Only these statuses; may be repeated.")
     model: str | None = Field(None, pattern=_NO_NUL, description="Only jobs of this model.")
+    q: str | None = Field(
+        None, min_length=1, max_length=200, description="Only jobs whose name contains this."
+    )
     created_after: UtcTime | None = Field(None, description="Only jobs created after this.")
     created_before: UtcTime | None = Field(None, description="Only jobs created before this.")
 
 
 JobQueryDep = Annotated[JobQuery, Query()]
+
+_LABEL = re.compile(r"metadata\[(.{1,64})\]", re.DOTALL)
+METADATA_PARAMETER = {
+    "parameters": [
+        {
+            "name": "metadata",
+            "in": "query",
+            "style": "deepObject",
+            "explode": True,
+            "description": "Only jobs with these labels: `metadata[team]=nlp`.",
+            "schema": {
+                "type": "object",
+                "propertyNames": {"minLength": 1, "maxLength": 64, "pattern": r"^[\w.-]+$"},
+                "additionalProperties": {"type": "string"},
+            },
+        }
+    ]
+}
+
+
+def metadata_filter(request: Request) -> dict[str, str]:
+    """The labels asked for as `metadata[key]=value`."""
+    found = ((_LABEL.fullmatch(name), value) for name, value in request.query_params.multi_items())
+    return {match[1]: value for match, value in found if match is not None}
+
+
+MetadataFilter = Annotated[dict[str, str], Depends(metadata_filter)]

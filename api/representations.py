@@ -23,6 +23,7 @@ from api.schemas.jobs import (
     WorkerRead,
 )
 from api.schemas.progress import EventRead, WidthsRead
+from api.schemas.webhooks import WebhookRead
 from registry.jobs import EVENT_TYPES
 from registry.status import JobStatus, allowed_actions
 from registry.tables import (
@@ -34,6 +35,7 @@ from registry.tables import (
     JobAttempt,
     JobEvent,
     UploadedFile,
+    Webhook,
 )
 
 STATUS_EVENTS = frozenset({*EVENT_TYPES.values(), "job.resumed", "job.retrying"})
@@ -137,12 +139,19 @@ def _worker(job: Job) -> WorkerRead | None:
 def _estimate(job: Job) -> JobEstimate | None:
     if job.estimate is None:
         return None
-    actual = (job.result or {}).get("seconds")
-    foretold = job.estimate["seconds"]
-    off = foretold / actual - 1 if actual and foretold is not None else None
-    return JobEstimate.model_validate(
-        {**job.estimate, "actual_seconds": actual, "seconds_error": off}
-    )
+    result = job.result or {}
+    actual = {
+        "seconds": result.get("seconds"),
+        "params": result.get("params"),
+        "tokens": job.tokens_seen if job.result is not None else None,
+    }
+    errors = {f"{name}_error": _error_of(job.estimate[name], actual[name]) for name in actual}
+    said = {f"actual_{name}": value for name, value in actual.items()}
+    return JobEstimate.model_validate({**job.estimate, **said, **errors})
+
+
+def _error_of(foretold: float | None, actual: float | None) -> float | None:
+    return foretold / actual - 1 if actual and foretold is not None else None
 
 
 def _error(job: Job) -> JobError | None:
@@ -344,5 +353,20 @@ def read_widths(job: Job, increments: Sequence[Increment]) -> WidthsRead:
             "increments": [idx for idx, _, _ in rows],
             "params": [params for _, params, _ in rows],
             "layers": [widths for _, _, widths in rows],
+        }
+    )
+
+
+def read_webhook(row: Webhook) -> WebhookRead:
+    """One webhook, without its secret."""
+    return WebhookRead.model_validate(
+        {
+            "id": row.id,
+            "job": row.job_id,
+            "url": row.url,
+            "events": row.events,
+            "status": row.status,
+            "status_reason": row.status_reason,
+            "created_at": row.created_at,
         }
     )

@@ -5,7 +5,7 @@ the content, `Repr-Digest`, larger pieces, and ignoring a Range it cannot parse 
 """
 
 import base64
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 from urllib.parse import quote
 
 from fastapi import Request, Response
@@ -13,6 +13,7 @@ from fastapi.responses import FileResponse, RedirectResponse
 from starlette.responses import MalformedRangeHeader, RangeNotSatisfiable
 
 from api.errors import Problem
+from registry.storage import ArtifactStore
 
 _ONE_YEAR = 31_536_000
 
@@ -34,6 +35,23 @@ class BlobResponse(FileResponse):
                 f"The file has {error.max_size} bytes; {http_range!r} lies outside.",
                 headers={"Content-Range": f"bytes */{error.max_size}"},
             ) from error
+
+
+def send_blob(
+    request: Request, store: ArtifactStore, *, name: str, sha256: str, num_bytes: int
+) -> Response:
+    """The response to GET or HEAD of stored bytes: from here, or where the store itself serves.
+
+    Raises:
+        Problem: 500, they are missing.
+    """
+    local = store.local_path(sha256)
+    if local is not None:
+        return serve_blob(request, local, name=name, sha256=sha256)
+    url = store.download_url(sha256, file_name=PurePosixPath(name).name)
+    if url is None:
+        raise Problem("storage_error", f"{name}: its bytes are missing from the artifact store")
+    return send_elsewhere(request, url, sha256=sha256, num_bytes=num_bytes)
 
 
 def serve_blob(request: Request, file: Path, *, name: str, sha256: str) -> Response:

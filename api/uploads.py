@@ -28,12 +28,12 @@ _MAX_PUBLISHES = 3
 class Parts:
     """The directory of what is being uploaded."""
 
-    def __init__(self, root: Path) -> None:
-        self.root = root
+    def __init__(self, data_dir: Path) -> None:
+        self._data_dir = data_dir
 
     def path(self, file_id: str) -> Path:
         """Where the bytes of an upload lie until it is whole."""
-        return self.root / f"{file_id}.part"
+        return files.part_path(self._data_dir, file_id)
 
     def offset(self, file_id: str) -> int:
         """How many bytes of an upload have arrived."""
@@ -53,8 +53,9 @@ class Parts:
         Raises:
             Problem: 409, another request is writing.
         """
-        self.root.mkdir(mode=0o700, parents=True, exist_ok=True)
-        with self.path(file_id).open("ab") as file:
+        path = self.path(file_id)
+        path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
+        with path.open("ab") as file:
             try:
                 fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
             except BlockingIOError:

@@ -10,6 +10,7 @@ RegistryError
 ├── QuotaExceeded          the tenant may not have more of it
 ├── FileInUse              a job that has not ended reads it
 ├── FileNotUsable          a recipe names a file that is not there, or not whole
+├── CredentialNotUsable    a recipe names a credential that is not there
 ├── ChecksumMismatch       what arrived hashes to something else than was announced
 ├── LeaseLost              the fence moved on: whoever holds this lease must stop, not retry
 │   └── CommitConflict     another execution already committed this increment
@@ -106,6 +107,13 @@ class FileNotUsable(RegistryError):
     def __init__(self, message: str, *, param: str) -> None:
         super().__init__(message)
         self.param = param
+
+
+class CredentialNotUsable(RegistryError):
+    """Names the recipe field that refers to the credential."""
+
+    code = "credential_not_usable"
+    param = "model.credential"
 
 
 class ChecksumMismatch(RegistryError):

@@ -1,6 +1,8 @@
 """Files that users upload: text for their jobs."""
 
 from dataclasses import dataclass
+from datetime import datetime
+from pathlib import Path
 
 from sqlalchemy import and_, or_, select
 from sqlalchemy.orm import Session
@@ -13,6 +15,8 @@ from registry.ids import new_id
 from registry.status import TERMINAL
 from registry.storage import StoredBlob
 from registry.tables import Job, JobFile, UploadedFile
+
+_BATCH = 100
 
 
 def create(
@@ -113,6 +117,25 @@ def delete(session: Session, row: UploadedFile) -> None:
     if job_id is not None:
         raise FileInUse(f"{row.id} is read by {job_id}, which has not ended")
     row.status, row.sha256, row.deleted_at = "deleted", None, database_now(session)
+
+
+def give_up_abandoned(session: Session, before: datetime) -> list[str]:
+    """Forget uploads begun before `before` that never became whole; their ids."""
+    query = (
+        select(UploadedFile)
+        .where(UploadedFile.status == "uploading", UploadedFile.created_at < before)
+        .limit(_BATCH)
+        .with_for_update(skip_locked=True)
+    )
+    rows = list(session.scalars(query))
+    for row in rows:
+        row.status, row.deleted_at = "deleted", database_now(session)
+    return [row.id for row in rows]
+
+
+def part_path(data_dir: Path, file_id: str) -> Path:
+    """Where the bytes of an upload lie until it is whole."""
+    return data_dir / "uploads" / f"{file_id}.part"
 
 
 # --- files in recipes -----------------------------------------------------------------------------

@@ -16,6 +16,7 @@ PREFIXES = (
     "mdl",
     "wh",
     "dlv",
+    "cred",
     "aud",
 )
 

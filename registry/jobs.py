@@ -9,7 +9,7 @@ from sqlalchemy import Select, and_, or_, select
 from sqlalchemy.orm import Session
 
 from pruning.recipe import HubModel, Recipe
-from registry import events, files, outbox
+from registry import events, files, outbox, webhooks
 from registry.db import database_now
 from registry.errors import InvalidCursor, InvalidTransition, NotFound
 from registry.ids import new_id
@@ -23,6 +23,7 @@ from registry.status import (
     may_become,
 )
 from registry.tables import Job
+from registry.webhooks import WebhookWish
 
 DEFAULT_MAX_ATTEMPTS = 8
 
@@ -42,6 +43,7 @@ def create(
     max_attempts: int = DEFAULT_MAX_ATTEMPTS,
     max_runtime_seconds: float | None = None,
     estimate: Mapping[str, Any] | None = None,
+    webhook: WebhookWish | None = None,
 ) -> Job:
     """A queued job, its first events and the hint that will wake a worker.
 
@@ -70,6 +72,8 @@ def create(
     )
     session.add(job)
     session.flush()
+    if webhook is not None:
+        webhooks.create_for_job(session, job, webhook)
     events.append(session, job, "job.created", {"name": name})
     events.append(session, job, "job.queued", _status_data(job))
     files.attach(session, job, recipe)
@@ -340,6 +344,9 @@ def delete(session: Session, job: Job) -> None:
     _require(job, JobAction.DELETE)
     job.deleted_at = database_now(session)
     job.version += 1
+    own = webhooks.of_job(session, job.id)
+    if own is not None:
+        webhooks.delete(own)
 
 
 def requeue(

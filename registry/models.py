@@ -3,11 +3,11 @@
 from sqlalchemy import delete, select
 from sqlalchemy.orm import Session
 
-from registry import checkpoints
+from registry import checkpoints, retention
 from registry.db import database_now, insert_unless_exists
 from registry.errors import AliasMoved, AlreadyExists, NotFound
 from registry.ids import new_id
-from registry.tables import Checkpoint, ModelAlias, ModelVersion, RegisteredModel
+from registry.tables import Checkpoint, Job, ModelAlias, ModelVersion, RegisteredModel
 
 
 def create(
@@ -74,8 +74,12 @@ def remove(session: Session, model: RegisteredModel) -> None:
 
 def _unpin(session: Session, checkpoint_id: str) -> None:
     query = select(ModelVersion.version).where(ModelVersion.checkpoint_id == checkpoint_id)
-    if session.scalars(query.limit(1)).one_or_none() is None:
-        session.get_one(Checkpoint, checkpoint_id).pinned = False
+    if session.scalars(query.limit(1)).one_or_none() is not None:
+        return
+    checkpoint = session.get_one(Checkpoint, checkpoint_id)
+    checkpoint.pinned = False
+    session.flush()
+    retention.apply(session, session.get_one(Job, checkpoint.job_id))
 
 
 # --- versions -------------------------------------------------------------------------------------

@@ -23,10 +23,13 @@ _NAT64 = ipaddress.ip_network("64:ff9b::/96")
 
 
 class ForbiddenUrl(RegistryError):
-    """The address may not be called."""
+    """The address, written in the field `param`, may not be called."""
 
     code = "url_forbidden"
-    param = "url"
+
+    def __init__(self, message: str, *, param: str = "url") -> None:
+        super().__init__(message)
+        self.param = param
 
 
 @dataclass(frozen=True)
@@ -44,7 +47,7 @@ class Place:
         return (self.parts.path or "/") + (f"?{self.parts.query}" if self.parts.query else "")
 
 
-def parse(url: str, private_hosts: Collection[str]) -> Place:
+def parse(url: str, private_hosts: Collection[str], param: str = "url") -> Place:
     """Check what can be checked without asking anyone.
 
     `private_hosts` are `host:port` pairs that may be called though not public, by plain http too.
@@ -56,17 +59,17 @@ def parse(url: str, private_hosts: Collection[str]) -> Place:
         parts = urlsplit(url)
         host, port = parts.hostname or "", parts.port
     except ValueError as error:
-        raise ForbiddenUrl(f"{url!r} is not a URL") from error
+        raise ForbiddenUrl(f"{url!r} is not a URL", param=param) from error
     port = port or (443 if parts.scheme == "https" else 80)
     private = f"{host}:{port}" in private_hosts
     if parts.scheme != "https" and not (private and parts.scheme == "http"):
-        raise ForbiddenUrl("only https:// addresses are called")
+        raise ForbiddenUrl("only https:// addresses are called", param=param)
     if not host or parts.username is not None or parts.password is not None or parts.fragment:
-        raise ForbiddenUrl("the address needs a host, and no user or fragment")
+        raise ForbiddenUrl("the address needs a host, and no user or fragment", param=param)
     if not private and port not in _PORTS:
-        raise ForbiddenUrl(f"only the ports {sorted(_PORTS)} are called")
+        raise ForbiddenUrl(f"only the ports {sorted(_PORTS)} are called", param=param)
     if not private and "." not in host.rstrip(".") and ":" not in host:
-        raise ForbiddenUrl(f"{host!r} is no public name")
+        raise ForbiddenUrl(f"{host!r} is no public name", param=param)
     return Place(parts=parts, host=host, port=port, private=private)
 
 

@@ -57,6 +57,9 @@ class Settings(BaseSettings):
         (), description="`host:port` pairs webhooks may call though private, by plain http too."
     )
     idempotency_hours: float = Field(24.0, gt=0)
+    upload_hours: float = Field(
+        48.0, gt=0, description="An upload that is not whole by then is given up."
+    )
     collect_seconds: float = Field(5.0, gt=0, description="Between two rounds of collecting.")
     garbage_age_seconds: float = Field(
         3600.0, ge=0, description="Files that were never committed live this long."

@@ -6,7 +6,7 @@ from datetime import datetime, timedelta
 from sqlalchemy import func, select, text, update
 from sqlalchemy.orm import Session
 
-from registry import idempotency, jobs, outbox
+from registry import files, idempotency, jobs, outbox
 from registry.db import database_now
 from registry.errors import StorageFull
 from registry.failures import Backoff, JobError, record_failure
@@ -203,4 +203,8 @@ def _checkpoint_bytes(session: Session, job: Job) -> int:
 
 def _purge(session: Session, settings: Settings, now: datetime) -> int:
     answered = now - timedelta(hours=settings.idempotency_hours)
-    return idempotency.purge(session, answered) + outbox.purge(session, now - _OUTBOX_KEPT)
+    abandoned = files.give_up_abandoned(session, now - timedelta(hours=settings.upload_hours))
+    for file_id in abandoned:
+        files.part_path(settings.data_dir, file_id).unlink(missing_ok=True)
+    purged = idempotency.purge(session, answered) + outbox.purge(session, now - _OUTBOX_KEPT)
+    return purged + len(abandoned)

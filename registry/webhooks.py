@@ -10,10 +10,11 @@ import hmac
 import json
 import secrets
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from datetime import datetime, timedelta
 from typing import Any
 
-from sqlalchemy import select
+from sqlalchemy import or_, select
 from sqlalchemy.orm import Session
 
 from registry.db import database_now
@@ -30,23 +31,46 @@ TEST_EVENT = "webhook.test"
 _NONCE_BYTES = 16
 
 
+@dataclass(frozen=True)
+class WebhookWish:
+    """Where to send which events of one job."""
+
+    url: str
+    events: Sequence[str]
+
+
 def create(
     session: Session, *, tenant_id: str, url: str, events: Sequence[str], master: bytes
 ) -> tuple[Webhook, str]:
-    """A webhook and its secret."""
-    now = database_now(session)
+    """A webhook for all jobs of a tenant, and its secret."""
+    row = _add(session, tenant_id, WebhookWish(url, events), job_id=None)
+    return row, signing_secrets(row, master, row.created_at)[0]
+
+
+def create_for_job(session: Session, job: Job, wish: WebhookWish) -> Webhook:
+    """A webhook that hears of this job alone."""
+    return _add(session, job.tenant_id, wish, job_id=job.id)
+
+
+def of_job(session: Session, job_id: str) -> Webhook | None:
+    """The webhook a job was made with, if it was."""
+    return session.scalars(select(Webhook).where(Webhook.job_id == job_id)).one_or_none()
+
+
+def _add(session: Session, tenant_id: str, wish: WebhookWish, *, job_id: str | None) -> Webhook:
     row = Webhook(
         id=new_id("wh"),
         tenant_id=tenant_id,
-        url=url,
-        events=list(events),
+        job_id=job_id,
+        url=wish.url,
+        events=list(wish.events),
         secrets=[_fresh()],
         status="enabled",
-        created_at=now,
+        created_at=database_now(session),
     )
     session.add(row)
     session.flush()
-    return row, signing_secrets(row, master, now)[0]
+    return row
 
 
 def _fresh() -> dict[str, Any]:
@@ -119,7 +143,11 @@ def announce(session: Session, job: Job, event: JobEvent) -> None:
     """Queue an event of a job for every webhook that asks for it."""
     if event.type not in EVENTS:
         return
-    query = select(Webhook).where(Webhook.tenant_id == job.tenant_id, Webhook.status == "enabled")
+    query = select(Webhook).where(
+        Webhook.tenant_id == job.tenant_id,
+        Webhook.status == "enabled",
+        or_(Webhook.job_id.is_(None), Webhook.job_id == job.id),
+    )
     for webhook in session.scalars(query):
         if event.type in webhook.events:
             data = {"job": job.id, "seq": event.seq, "level": event.level, **event.data}

@@ -12,9 +12,16 @@ from pathlib import Path
 from sqlalchemy.exc import SQLAlchemyError
 
 from pruning.errors import PruningError
-from registry import commits, leases, logs, rollback
+from pruning.recipe import Recipe
+from registry import commits, credentials, leases, logs, rollback
 from registry.db import reading, transaction
-from registry.errors import BlobCorrupt, BlobNotFound, LeaseLost, StorageFull
+from registry.errors import (
+    BlobCorrupt,
+    BlobNotFound,
+    CredentialNotUsable,
+    LeaseLost,
+    StorageFull,
+)
 from registry.failures import JobError
 from registry.leases import Lease
 from registry.status import JobStatus
@@ -180,9 +187,23 @@ def _prepare(
         out_dir=out_dir,
         resume_from=resume_from or unpublished,
         device=settings.child_device,
-        environment=child_environment(os.environ, lease.recipe),
+        environment=child_environment(os.environ, lease.recipe) | _hub_token(workplace, lease),
         log_path=settings.data_dir / "logs" / lease.job_id / f"attempt-{lease.fence:06d}.log",
     )
+
+
+def _hub_token(workplace: Workplace, lease: Lease) -> dict[str, str]:
+    """The tenant's own token for its model; it goes to the child and nowhere else.
+
+    Raises:
+        CredentialNotUsable: it was deleted.
+    """
+    recipe = Recipe.model_validate(lease.recipe)
+    with reading(workplace.factory) as session:
+        tenant_id = session.get_one(Job, lease.job_id).tenant_id
+        master = workplace.settings.installation_secret
+        token = credentials.of_recipe(session, tenant_id, recipe, master)
+    return {} if token is None else {"HF_TOKEN": token}
 
 
 def _verdict_of(error: Exception) -> Released | Failed:
@@ -194,6 +215,8 @@ def _verdict_of(error: Exception) -> Released | Failed:
         return _broken("checkpoint_corrupt", str(error), retryable=False)
     if isinstance(error, PruningError):
         return _broken(error.code, error.message, retryable=error.retryable)
+    if isinstance(error, CredentialNotUsable):
+        return _broken(error.code, error.message, retryable=False)
     return _broken("internal", f"{type(error).__name__} in the worker", retryable=True)
 
 

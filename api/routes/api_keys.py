@@ -57,7 +57,7 @@ def create_api_key(
         path="/v1/api-keys",
         written=body.written,
         create=create,
-        secret="secret",
+        secret=("secret",),
     )
     return _secret_response(answer.body, answer.headers)
 

@@ -2,7 +2,6 @@
 
 import time
 from datetime import UTC, datetime
-from pathlib import PurePosixPath
 from typing import Annotated, Any
 
 from fastapi import APIRouter, Depends, Header, Query, Request, Response
@@ -23,7 +22,7 @@ from api.schemas.checkpoints import (
     EvaluationList,
     FileList,
 )
-from api.serving import send_elsewhere, serve_blob
+from api.serving import send_blob
 from api.signed_urls import sign_download
 from pruning.manifest import TRAINING_STATE
 from registry import checkpoints, jobs
@@ -121,13 +120,7 @@ def download_file(
     """
     row = _present(checkpoints.get(session, who.tenant_id, checkpoint_id))
     file = checkpoints.get_file(session, row.id, path)
-    local = store.local_path(file.sha256)
-    if local is None:
-        url = store.download_url(file.sha256, file_name=PurePosixPath(path).name)
-        if url is None:
-            raise Problem("storage_error", f"{path}: its bytes are missing from the artifact store")
-        return send_elsewhere(request, url, sha256=file.sha256, num_bytes=file.size_bytes)
-    return serve_blob(request, local, name=file.path, sha256=file.sha256)
+    return send_blob(request, store, name=file.path, sha256=file.sha256, num_bytes=file.size_bytes)
 
 
 def _present(row: Checkpoint) -> Checkpoint:

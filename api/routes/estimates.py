@@ -7,7 +7,7 @@ from fastapi import APIRouter, Depends, Request
 from api.bodies import Body, json_body
 from api.deps import JobsReader, ModelConfigsDep, SettingsDep
 from api.errors import Problem
-from api.estimates import file_sizes, foretell, read_estimate
+from api.estimates import file_sizes, foretell, model_token, read_estimate
 from api.openapi import body_of, problems
 from api.paths import refuse_forbidden_paths
 from api.schemas.estimates import EstimateRead
@@ -37,7 +37,9 @@ def create_estimate(
     """
     refuse_forbidden_paths(body.value, settings)
     sessions = request.app.state.sessions
-    foretold = foretell(body.value.recipe, configs, file_sizes(sessions, who, body.value.recipe))
+    recipe = body.value.recipe
+    token = model_token(sessions, who, recipe, settings)
+    foretold = foretell(recipe, configs, file_sizes(sessions, who, recipe), token=token)
     if foretold is None:
         raise Problem(
             "model_unavailable",

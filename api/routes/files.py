@@ -18,7 +18,7 @@ from api.errors import Problem
 from api.openapi import problems
 from api.representations import read_upload
 from api.schemas.files import UploadPage, UploadRead
-from api.serving import serve_blob
+from api.serving import send_blob
 from api.uploads import Parts, append, finish
 from registry import files, quotas
 from registry.db import reading, transaction
@@ -35,7 +35,7 @@ _MAX = 2**50
 
 def parts_of(request: Request) -> Parts:
     """Where this process keeps what is being uploaded."""
-    return Parts(request.app.state.settings.data_dir / "uploads")
+    return Parts(request.app.state.settings.data_dir)
 
 
 PartsDep = Annotated[Parts, Depends(parts_of)]
@@ -280,6 +280,7 @@ _CONTENT_RESPONSES: dict[int | str, dict[str, Any]] = {
     200: {"description": "The whole file.", "content": {"application/octet-stream": {}}},
     206: {"description": "The ranges asked for.", "content": {"application/octet-stream": {}}},
     304: {"description": "You have it: the ETag is the sha256."},
+    307: {"description": "It is there: a URL of the object store that needs no key, for a while."},
     **problems(401, 403, 404, 409, 416, 422),
 }
 
@@ -297,10 +298,9 @@ def download_upload(
     row = files.get(session, who.tenant_id, file_id)
     if row.sha256 is None:
         raise Problem("not_found", f"{file_id} is not whole yet")
-    local = store.local_path(row.sha256)
-    if local is None:
-        raise Problem("storage_error", f"{file_id}: its bytes are missing from the artifact store")
-    return serve_blob(request, local, name=row.name, sha256=row.sha256)
+    return send_blob(
+        request, store, name=row.name, sha256=row.sha256, num_bytes=row.size_bytes or 0
+    )
 
 
 @router.delete(

@@ -21,18 +21,36 @@ from api.deps import (
     WriteSession,
 )
 from api.errors import Problem
-from api.estimates import Foretold, file_sizes, foretell, read_estimate, summary_of
+from api.estimates import (
+    Foretold,
+    file_sizes,
+    foretell,
+    model_token,
+    read_estimate,
+    summary_of,
+)
 from api.openapi import body_of, problems
 from api.paths import refuse_forbidden_paths
-from api.queries import JobQueryDep
-from api.representations import read_job, read_jobs
-from api.schemas.jobs import JobCreate, JobDryRun, JobPage, JobRead, JobUpdate, PauseRequest
+from api.queries import METADATA_PARAMETER, JobQueryDep, MetadataFilter
+from api.representations import read_job, read_jobs, read_webhook
+from api.schemas.jobs import (
+    JobCreate,
+    JobCreatedRead,
+    JobDryRun,
+    JobPage,
+    JobRead,
+    JobUpdate,
+    PauseRequest,
+)
+from api.schemas.webhooks import WebhookSecretRead
 from api.serving import matches_etag
-from registry import jobs, quotas
+from registry import jobs, outbound, quotas, webhooks
 from registry.db import reading
 from registry.estimates import find_pace
 from registry.jobs import JobFilter
+from registry.settings import Settings
 from registry.tables import Job
+from registry.webhooks import WebhookWish
 
 router = APIRouter(prefix="/v1/jobs", tags=["jobs"])
 
@@ -43,7 +61,7 @@ PauseBody = Annotated[Body[PauseRequest], Depends(json_body(PauseRequest, option
 @router.post(
     "",
     status_code=201,
-    response_model=JobRead,
+    response_model=JobCreatedRead,
     summary="Create a job",
     openapi_extra=body_of("JobCreate"),
     responses={
@@ -64,8 +82,11 @@ def create_job(
     """Queue a pruning job. Three fields are enough: `model`, `target`, `data`."""
     refuse_forbidden_paths(body.value, settings)
     # Before the first statement: whoever writes to SQLite must not wait for a hub meanwhile.
-    sizes = file_sizes(request.app.state.sessions, who, body.value.recipe)
-    foretold = foretell(body.value.recipe, configs, sizes)
+    sessions, recipe = request.app.state.sessions, body.value.recipe
+    token = model_token(sessions, who, recipe, settings)
+    foretold = foretell(recipe, configs, file_sizes(sessions, who, recipe), token=token)
+    if body.value.webhook is not None:
+        outbound.parse(body.value.webhook.url, settings.webhook_private_hosts, "webhook.url")
     if dry_run:
         return JSONResponse(_dry_run(session, who.tenant_id, body, foretold))
     answer = answer_once(
@@ -74,7 +95,10 @@ def create_job(
         key=idempotency_key,
         path="/v1/jobs",
         written=body.written,
-        create=lambda: create_queued(session, who.tenant_id, body, foretold),
+        create=lambda: _with_secret(
+            session, create_queued(session, who.tenant_id, body, foretold), settings
+        ),
+        secret=("webhook", "secret"),
     )
     return _created(answer.body, answer.headers)
 
@@ -113,9 +137,20 @@ def create_queued(
         max_attempts=wanted.limits.max_attempts,
         max_runtime_seconds=wanted.limits.max_runtime_s,
         estimate=summary_of(foretold, pace) if foretold else None,
+        webhook=WebhookWish(hook.url, hook.events) if (hook := wanted.webhook) else None,
     )
     session.flush()
     return read_job(session, job).model_dump(mode="json")
+
+
+def _with_secret(session: Session, answer: dict[str, Any], settings: Settings) -> dict[str, Any]:
+    """The answer with the job's own webhook, whose secret is shown this once."""
+    row = webhooks.of_job(session, answer["id"])
+    if row is None:
+        return answer
+    secret = webhooks.signing_secrets(row, settings.installation_secret, row.created_at)[0]
+    shown = WebhookSecretRead(**read_webhook(row).model_dump(), secret=secret)
+    return {**answer, "webhook": shown.model_dump(mode="json")}
 
 
 def _created(answer: dict[str, Any], headers: dict[str, str] | None = None) -> Response:
@@ -123,8 +158,15 @@ def _created(answer: dict[str, Any], headers: dict[str, str] | None = None) -> R
     return JSONResponse(answer, 201, {**location, **(headers or {})})
 
 
-@router.get("", summary="List jobs", responses=problems(400, 401, 403, 422))
-def list_jobs(who: JobsReader, query: JobQueryDep, session: ReadSession) -> JobPage:
+@router.get(
+    "",
+    summary="List jobs",
+    openapi_extra=METADATA_PARAMETER,
+    responses=problems(400, 401, 403, 422),
+)
+def list_jobs(
+    who: JobsReader, query: JobQueryDep, metadata: MetadataFilter, session: ReadSession
+) -> JobPage:
     """The jobs of your tenant, newest first. Pages stay in place while jobs are added."""
     page = jobs.list_page(
         session,
@@ -135,6 +177,8 @@ def list_jobs(who: JobsReader, query: JobQueryDep, session: ReadSession) -> JobP
         where=JobFilter(
             statuses=query.status,
             model=query.model,
+            name_contains=query.q,
+            metadata=metadata,
             created_after=query.created_after,
             created_before=query.created_before,
         ),

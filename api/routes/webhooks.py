@@ -10,6 +10,7 @@ from api.answer_once import IdempotencyKey, answer_once
 from api.bodies import Body, json_body
 from api.deps import Admin, ReadSession, SettingsDep, WriteSession
 from api.openapi import body_of, problems
+from api.representations import read_webhook
 from api.schemas.webhooks import (
     DeliveryPage,
     DeliveryRead,
@@ -64,27 +65,29 @@ def create_webhook(
         path="/v1/webhooks",
         written=body.written,
         create=create,
-        secret="secret",
+        secret=("secret",),
     )
     headers = {"Location": f"/v1/webhooks/{answer.body['id']}", "Cache-Control": "no-store"}
     return JSONResponse(answer.body, 201, {**headers, **answer.headers})
 
 
 def _with_secret(row: Webhook, secret: str) -> dict[str, Any]:
-    read = WebhookSecretRead(**_read(row).model_dump(), secret=secret)
+    read = WebhookSecretRead(**read_webhook(row).model_dump(), secret=secret)
     return read.model_dump(mode="json")
 
 
 @router.get("", summary="List webhooks", responses=problems(401, 403, 422))
 def list_webhooks(who: Admin, session: ReadSession) -> WebhookList:
     """Every webhook of your tenant."""
-    return WebhookList(data=[_read(row) for row in webhooks.list_all(session, who.tenant_id)])
+    return WebhookList(
+        data=[read_webhook(row) for row in webhooks.list_all(session, who.tenant_id)]
+    )
 
 
 @router.get("/{webhook_id}", summary="Read a webhook", responses=_REFUSALS)
 def get_webhook(webhook_id: str, who: Admin, session: ReadSession) -> WebhookRead:
     """One webhook, without its secret."""
-    return _read(webhooks.get(session, who.tenant_id, webhook_id))
+    return read_webhook(webhooks.get(session, who.tenant_id, webhook_id))
 
 
 @router.patch(
@@ -110,7 +113,7 @@ def update_webhook(
         row.events = list(wanted.events)
     if wanted.status is not None:
         row.status, row.status_reason = wanted.status, None
-    return _read(row)
+    return read_webhook(row)
 
 
 @router.delete("/{webhook_id}", status_code=204, summary="Remove a webhook", responses=_REFUSALS)
@@ -180,19 +183,6 @@ def redeliver(webhook_id: str, delivery_id: str, who: Admin, session: WriteSessi
     row = webhooks.get_delivery(session, webhook, delivery_id)
     webhooks.redeliver(session, row)
     return _read_delivery(row)
-
-
-def _read(row: Webhook) -> WebhookRead:
-    return WebhookRead.model_validate(
-        {
-            "id": row.id,
-            "url": row.url,
-            "events": row.events,
-            "status": row.status,
-            "status_reason": row.status_reason,
-            "created_at": row.created_at,
-        }
-    )
 
 
 def _read_delivery(row: WebhookDelivery) -> DeliveryRead:

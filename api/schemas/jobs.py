@@ -10,6 +10,7 @@ from pydantic import BaseModel, ConfigDict, Field, JsonValue, StringConstraints
 
 from api.schemas.base import Read, Timestamp
 from api.schemas.estimates import EstimateRead
+from api.schemas.webhooks import WebhookCreate, WebhookSecretRead
 from pruning.events import Outcome, Phase
 from pruning.recipe import Recipe
 from registry.status import JobAction, JobStatus
@@ -45,6 +46,9 @@ class JobCreate(Recipe):
     )
     priority: int = Field(0, ge=-100, le=100, description="Higher starts earlier.")
     limits: Limits = Field(Limits(), description="What ends a job that does not end by itself.")
+    webhook: WebhookCreate | None = Field(
+        None, description="An address that hears of this job alone; the answer has its secret."
+    )
 
     @property
     def recipe(self) -> Recipe:
@@ -171,6 +175,10 @@ class JobEstimate(Read):
     seconds_error: float | None = Field(
         None, description="Share by which `seconds` lay above (+) or below (-) `actual_seconds`."
     )
+    actual_params: int | None = Field(None, description="What came out; null until it ended.")
+    params_error: float | None = Field(None, description="The same share of `params`.")
+    actual_tokens: int | None = Field(None, description="Tokens seen; null until it ended.")
+    tokens_error: float | None = Field(None, description="The same share of `tokens`.")
 
 
 class JobError(Read):
@@ -238,6 +246,12 @@ class JobRead(Read):
     spec: dict[str, JsonValue] = Field(description="The request as it was accepted.")
     metadata: dict[str, str] = Field(description="Your own labels.")
     links: JobLinks = Field(description="Where to go on.")
+
+
+class JobCreatedRead(JobRead):
+    """A new job, with the webhook that was asked for in the same request."""
+
+    webhook: WebhookSecretRead | None = Field(None, description="Its own, if it was asked for.")
 
 
 class JobDryRun(Read):

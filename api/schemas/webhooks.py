@@ -69,6 +69,7 @@ class WebhookRead(Read):
 
     id: str = Field(description="`wh_` and 32 hexadecimal digits.")
     object: Literal["webhook"] = Field("webhook", description="Always `webhook`.")
+    job: str | None = Field(description="The one job it hears of; null: all jobs of the tenant.")
     url: str = Field(description="The address that is called.")
     events: list[str] = Field(description="What it hears of.")
     status: Literal["enabled", "disabled"] = Field(description="Whether it is called.")

@@ -53,6 +53,7 @@ def furnish(
         "path": "config.json",
         "file_id": made(client, "/v1/files?name=a.txt", content=b"text")["id"],
         "key_id": made(client, "/v1/api-keys", json={"scopes": ["jobs:read"]})["id"],
+        "credential_id": made(client, "/v1/credentials", json={"secret": "hf_0123456789"})["id"],
         "webhook_id": webhook_id,
         "delivery_id": made(client, f"/v1/webhooks/{webhook_id}/test")["id"],
         "name": "furniture",

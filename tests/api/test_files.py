@@ -2,6 +2,7 @@
 
 import hashlib
 import json
+from datetime import timedelta
 from pathlib import Path
 from typing import Any
 
@@ -11,10 +12,12 @@ from fastapi.testclient import TestClient
 from api.main import create_app
 from api.settings import ApiSettings
 from registry import garbage, jobs
-from registry.db import SessionFactory, transaction
+from registry.db import SessionFactory, database_now, transaction
+from registry.files import part_path
 from registry.leases import acquire
 from registry.settings import Settings
 from registry.storage import LocalStore
+from registry.sweep import sweep
 from tests.factories import Holder
 from worker.uploads import drop_uploads, localise_uploads
 from worker.workplace import Workplace, identify
@@ -93,7 +96,7 @@ def test_more_than_was_announced_is_refused(client: TestClient) -> None:
         headers={"Upload-Complete": "?0", "Upload-Length": "4"},
         content=b"",
     )
-    assert send(client, begun.headers["location"], 0, b"12345").status_code == 413
+    assert send(client, begun.headers["location"], 0, b"12345").status_code == 422
 
 
 @pytest.mark.parametrize("length", [None, "5000"])
@@ -218,3 +221,19 @@ def test_the_worker_finds_the_file_as_a_path(
         jobs.transition(session, job, jobs.JobStatus.CANCELLED)
     drop_uploads(workplace, job_id)
     assert not path.exists()
+
+
+def test_an_upload_that_was_abandoned_is_given_up(
+    client: TestClient, factory: SessionFactory, settings: Settings
+) -> None:
+    begun = {"Upload-Complete": "?0", "Upload-Length": "10"}
+    left = client.post("/v1/files?name=a.txt", content=b"text", headers=begun).json()["id"]
+    whole = client.post("/v1/files?name=b.txt", content=b"text").json()["id"]
+    part = part_path(settings.data_dir, left)
+    assert part.read_bytes() == b"text"
+    with transaction(factory) as session:
+        later = database_now(session) + timedelta(hours=settings.upload_hours)
+        assert sweep(session, settings, later).purged >= 1
+    assert client.get(f"/v1/files/{left}").status_code == 404
+    assert client.get(f"/v1/files/{whole}").status_code == 200
+    assert not part.exists()

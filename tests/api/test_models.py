@@ -203,3 +203,17 @@ def test_another_tenants_job_cannot_be_compared(
     assert frontier.json()["points"] == []
     with transaction(factory) as session:
         assert session.get(Job, chain[0].job_id) is not None
+
+
+def test_what_no_version_pins_any_more_is_kept_only_as_its_job_says(
+    client: TestClient, factory: SessionFactory, model: str, chain: list[Checkpoint]
+) -> None:
+    first = chain[0].id
+    with transaction(factory) as session:
+        job = session.get_one(Job, chain[0].job_id)
+        job.recipe = {**job.recipe, "output": {"keep": "final"}}
+        assert session.get_one(Checkpoint, first).pinned
+    assert client.get(f"/v1/checkpoints/{first}/files").status_code == 200
+    assert client.delete(model).status_code == 204
+    assert client.get(f"/v1/checkpoints/{first}/files").status_code == 410
+    assert client.get(f"/v1/checkpoints/{chain[1].id}/files").status_code == 200

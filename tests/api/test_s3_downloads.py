@@ -63,6 +63,14 @@ def test_a_download_is_sent_to_the_bucket(client: TestClient, url: str) -> None:
 
 
 @pytest.mark.parametrize("database_url", ["sqlite"], indirect=True)
+def test_an_uploaded_file_comes_from_the_bucket_too(client: TestClient, bucket: str) -> None:
+    made = client.post("/v1/files?name=a.txt", content=CONTENT).json()
+    sent = client.get(f"/v1/files/{made['id']}/content")
+    assert sent.status_code == 307
+    assert httpx.get(sent.headers["location"], trust_env=False).content == CONTENT
+
+
+@pytest.mark.parametrize("database_url", ["sqlite"], indirect=True)
 def test_the_whole_archive_is_read_from_the_bucket(client: TestClient, url: str) -> None:
     archive = client.get(url.partition("/files/")[0] + "/archive.tar")
     assert archive.status_code == 200

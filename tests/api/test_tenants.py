@@ -1,15 +1,16 @@
 """Nothing of one tenant is visible to another: a foreign id is as good as none."""
 
+from pathlib import Path
 from typing import Any
 
 import httpx
 import pytest
 from fastapi import FastAPI
 from fastapi.testclient import TestClient
-from sqlalchemy import select
 
-from registry.db import SessionFactory, reading
-from registry.tables import Checkpoint
+from registry.db import SessionFactory
+from registry.storage import LocalStore
+from tests.api.furniture import furnish
 from tests.factories import Holder
 
 
@@ -29,6 +30,7 @@ NOBODYS = {
     "path": "config.json",
     "file_id": "file_0",
     "key_id": "key_0",
+    "credential_id": "cred_0",
     "webhook_id": "wh_0",
     "delivery_id": "dlv_0",
     "name": "nothing",
@@ -49,34 +51,15 @@ _REQUESTS: dict[str, dict[str, Any]] = {
 
 
 @pytest.fixture
-def ids(client: TestClient, factory: SessionFactory, running_job_id: str) -> dict[str, str]:
+def ids(
+    client: TestClient,
+    factory: SessionFactory,
+    store: LocalStore,
+    holder: Holder,
+    tmp_path: Path,
+) -> dict[str, str]:
     """One thing of every kind, all of one tenant."""
-    with reading(factory) as session:
-        checkpoint_id = session.scalars(select(Checkpoint.id)).one()
-    hook = {"url": "https://example.com/", "events": ["job.failed"]}
-    webhook_id = made(client, "/v1/webhooks", json=hook)["id"]
-    made(client, "/v1/models", json={"name": "theirs"})
-    made(client, "/v1/models/theirs/versions", json={"checkpoint": checkpoint_id})
-    client.put("/v1/models/theirs/aliases/production", json={"version": 1})
-    return {
-        "job_id": running_job_id,
-        "checkpoint_id": checkpoint_id,
-        "path": "config.json",
-        "file_id": made(client, "/v1/files?name=a.txt", content=b"text")["id"],
-        "key_id": made(client, "/v1/api-keys", json={"scopes": ["jobs:read"]})["id"],
-        "webhook_id": webhook_id,
-        "delivery_id": made(client, f"/v1/webhooks/{webhook_id}/test")["id"],
-        "name": "theirs",
-        "version": "1",
-        "alias": "production",
-    }
-
-
-def made(client: TestClient, url: str, **sent: Any) -> dict[str, Any]:
-    answer = client.post(url, **sent)
-    assert answer.status_code in (201, 202), answer.text
-    body: dict[str, Any] = answer.json()
-    return body
+    return furnish(client, factory, store, holder, tmp_path)
 
 
 def _without_ids(response: httpx.Response, ids: list[str]) -> str:
