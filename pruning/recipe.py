@@ -293,7 +293,14 @@ class Data(Part):
 # --- method: axes x importance x allocation x schedule x compensation x recovery ------------------
 
 Axis = Literal[
-    "intermediate", "kv_group", "query_head", "expert", "layer", "attention_block", "mlp_block"
+    "intermediate",
+    "kv_group",
+    "query_head",
+    "expert",
+    "hidden",
+    "layer",
+    "attention_block",
+    "mlp_block",
 ]
 _DEPTH_AXES: tuple[Axis, ...] = ("layer", "attention_block", "mlp_block")
 MASKED_AXES: tuple[Axis, ...] = ("intermediate", "kv_group", "query_head", "layer")
@@ -310,6 +317,8 @@ ImportanceKind = Literal[
     "fused",
     "learned_mask",
 ]
+HIDDEN_IMPORTANCE: tuple[ImportanceKind, ...] = ("activation", "taylor", "magnitude", "random")
+"""What hidden channels can be measured by."""
 TaylorOrder = Literal["first", "second", "mix"]
 AllocationKind = Literal[
     "uniform", "layer_adaptive", "equal_marginal", "global_zscore", "fluctuation"
@@ -372,6 +381,8 @@ class Constraints(Part):
 
     width_multiple: int = Field(32, gt=0, description="Intermediate sizes are multiples of this.")
     min_intermediate_size: int = Field(32, gt=0, description="No MLP gets narrower.")
+    hidden_multiple: int = Field(8, gt=0, description="Hidden sizes are multiples of this.")
+    min_hidden_size: int = Field(32, gt=0, description="No residual stream gets narrower.")
     min_kv_groups: int = Field(1, gt=0, description="No layer keeps fewer KV heads.")
     min_query_heads_per_group: int = Field(
         1, gt=0, description="No KV head keeps fewer query heads."
@@ -487,6 +498,11 @@ class Recovery(Part):
     kind: Literal["full", "lora", "none"] = "full"
     lora: Lora = Field(Lora(), description="Train low-rank adapters instead of all weights.")
     sequence_length: int = Field(512, ge=8, description="Tokens of a training sequence.")
+    separate_documents: bool = Field(
+        False,
+        description="Attention and positions begin anew with each document of a sequence. "
+        "Otherwise documents that share a sequence are one text.",
+    )
     batch_sequences: int | None = Field(
         None, gt=0, description="Sequences per optimizer step. Default: 8, fewer in a short run."
     )
@@ -759,6 +775,21 @@ class Recipe(Part):
             raise ValueError("nothing makes good for a whole block: compensation must be 'none'")
         return self
 
+    @property
+    def narrows_stream(self) -> bool:
+        """Whether the hidden size shrinks."""
+        shapes = (target.shape for target in self.targets)
+        return "hidden" in self.axes or any(s is not None and s.hidden_size for s in shapes)
+
+    @model_validator(mode="after")
+    def _hidden_is_measured(self) -> Self:
+        if self.narrows_stream and self.importance.kind not in HIDDEN_IMPORTANCE:
+            raise ValueError(
+                f"hidden channels have no {self.importance.kind} importance: "
+                f"importance.kind must be one of {', '.join(HIDDEN_IMPORTANCE)}"
+            )
+        return self
+
     @model_validator(mode="after")
     def _experts_or_their_channels(self) -> Self:
         if {"expert", "intermediate"} <= set(self.axes):
@@ -790,8 +821,13 @@ class Recipe(Part):
 
     @model_validator(mode="after")
     def _means_are_measured(self) -> Self:
-        if self.compensation == "bias" and self.importance.kind == "fisher":
-            raise ValueError("compensation 'bias' goes with any importance but 'fisher'")
+        unmeasured = self.importance.kind in ("fisher", "learned_mask")
+        if self.compensation == "bias" and unmeasured:
+            raise ValueError(
+                "compensation 'bias' goes with any importance but 'fisher' and 'learned_mask'"
+            )
+        if self.compensation == "bias" and self.schedule.kind == "continuous":
+            raise ValueError("compensation 'bias' does not go with schedule.kind 'continuous'")
         return self
 
     @field_validator("model", mode="before")

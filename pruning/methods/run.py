@@ -328,13 +328,19 @@ def _loop(
         schedule=Schedule(
             learning_rate=recipe.recovery.learning_rate,
             total_steps=increments[-1].until_step,
-            last_cut_step=increments[-1].from_step,
+            last_cut_step=increments[-1].pruning_until_step,
         ),
         progress=Progress(**start.state.get("progress", {})),
         emit=emit,
         teacher=_teacher(recipe, start, device),
         ranks=ranks,
+        separator=_separator(recipe, start),
     )
+
+
+def _separator(recipe: Recipe, start: Start) -> int | None:
+    """The token that closes a document, where training is to keep documents apart."""
+    return start.tokenizer.eos_token_id if recipe.recovery.separate_documents else None
 
 
 def _teacher(recipe: Recipe, start: Start, device: torch.device) -> PreTrainedModel | None:

@@ -32,11 +32,16 @@ def distillation_loss(
     ids_BT: Tensor,
     distillation: Distillation,
     precision: Precision,
+    *,
+    separator: int | None = None,
 ) -> Tensor:
-    """Summed over the N predictions of a batch, differentiable once with respect to the student."""
-    hidden_ND, labels_N = hidden_and_labels(student, ids_BT, precision)
+    """Summed over the N predictions of a batch, differentiable once with respect to the student.
+
+    With a `separator` both see each document by itself, as in `hidden_and_labels`.
+    """
+    hidden_ND, labels_N = hidden_and_labels(student, ids_BT, precision, separator=separator)
     with torch.no_grad():
-        teacher_hidden_ND, _ = hidden_and_labels(teacher, ids_BT, precision)
+        teacher_hidden_ND, _ = hidden_and_labels(teacher, ids_BT, precision, separator=separator)
     teacher_head = output_head(teacher)
     teacher_weight_VD = teacher_head.weight.detach().to(product_dtype(precision))
 

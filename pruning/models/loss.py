@@ -58,9 +58,15 @@ def autocast(device: torch.device, precision: Precision) -> AbstractContextManag
     return torch.autocast(device.type, dtype=torch.bfloat16, enabled=precision == "bfloat16")
 
 
-def training_loss(model: PreTrainedModel, ids_BT: Tensor, precision: Precision) -> Tensor:
-    """Summed cross-entropy over the N predictions of a batch, differentiable once."""
-    hidden_ND, labels_N = hidden_and_labels(model, ids_BT, precision)
+def training_loss(
+    model: PreTrainedModel, ids_BT: Tensor, precision: Precision, *, separator: int | None = None
+) -> Tensor:
+    """Summed cross-entropy over the N predictions of a batch, differentiable once.
+
+    With a `separator` each document that it closes is a text of its own, as in
+    `hidden_and_labels`.
+    """
+    hidden_ND, labels_N = hidden_and_labels(model, ids_BT, precision, separator=separator)
     head = output_head(model)
 
     def chunk_loss(logits_CV: Tensor, start: int) -> tuple[Tensor, Tensor]:
@@ -111,12 +117,39 @@ def token_losses(model: PreTrainedModel, ids_BT: Tensor, precision: Precision) -
 
 
 def hidden_and_labels(
-    model: PreTrainedModel, ids_BT: Tensor, precision: Precision
+    model: PreTrainedModel, ids_BT: Tensor, precision: Precision, *, separator: int | None = None
 ) -> tuple[Tensor, Tensor]:
-    """Last hidden states [N, D] and the token that follows each, int64 [N]."""
+    """Last hidden states [N, D] and the token that follows each, int64 [N].
+
+    With a `separator`, the token that closes a document, positions and attention begin anew after
+    it, and the first token of the next document is not predicted: N is smaller by those.
+    """
+    # Transformers derives the mask of packed documents from positions that begin anew.
+    positions_BT = None if separator is None else document_positions(ids_BT, separator)
     with autocast(ids_BT.device, precision):
-        hidden_BTD = model.base_model(input_ids=ids_BT, use_cache=False).last_hidden_state
-    return hidden_BTD[:, :-1].flatten(0, 1), ids_BT[:, 1:].flatten()
+        hidden_BTD = model.base_model(
+            input_ids=ids_BT, position_ids=positions_BT, use_cache=False
+        ).last_hidden_state
+    hidden_ND, labels_N = hidden_BTD[:, :-1].flatten(0, 1), ids_BT[:, 1:].flatten()
+    if separator is None:
+        return hidden_ND, labels_N
+    inside_N = predictions_inside(ids_BT, separator).flatten()
+    return hidden_ND[inside_N], labels_N[inside_N]
+
+
+def document_positions(ids_BT: Tensor, separator: int) -> Tensor:
+    """The place of each token in its document, int64 [B, T]; a sequence may begin inside one."""
+    places_T = torch.arange(ids_BT.shape[1], device=ids_BT.device)
+    begins_BT = torch.zeros_like(ids_BT)
+    begins_BT[:, 1:] = torch.where(ids_BT[:, :-1] == separator, places_T[1:], 0)
+    return places_T - begins_BT.cummax(dim=1).values
+
+
+def predictions_inside(ids_BT: Tensor, separator: int | None) -> Tensor:
+    """Which of the predictions [B, T - 1] stay inside a document."""
+    if separator is None:
+        return torch.ones_like(ids_BT[:, 1:], dtype=torch.bool)
+    return ids_BT[:, :-1] != separator
 
 
 def product_dtype(precision: Precision) -> torch.dtype:

@@ -18,7 +18,7 @@ from pruning.data.mixture import Exhaustion, MixtureSampler
 from pruning.errors import NumericsDiverged, OutOfMemory
 from pruning.events import Emit, RunWarning, StepFinished
 from pruning.models.distillation import distillation_loss
-from pruning.models.loss import training_loss
+from pruning.models.loss import predictions_inside, training_loss
 from pruning.ranks import Ranks, own_part, whole
 from pruning.recipe import Recovery
 from pruning.training.acceleration import accelerated
@@ -51,7 +51,8 @@ class TrainingLoop:
     """Trains `model` in place; between two calls of `train` a cut may change its shapes.
 
     With a `teacher`, the recipe's distillation takes the place of plain cross-entropy. Several
-    `ranks` share each batch, whatever their number. `data_seconds` is how long training has waited
+    `ranks` share each batch, whatever their number. A `separator` keeps the documents that it
+    closes apart. `data_seconds` is how long training has waited
     for text.
     """
 
@@ -65,6 +66,7 @@ class TrainingLoop:
     emit: Emit
     teacher: PreTrainedModel | None = None
     ranks: Ranks = field(default_factory=Ranks)
+    separator: int | None = None
     data_seconds: float = field(default=0.0, init=False)
     _halved_micro_batch: int | None = field(default=None, init=False)
     _trained: WithLoss = field(init=False)
@@ -163,7 +165,7 @@ class TrainingLoop:
         return self._accumulate_within_memory(ids_BT)
 
     def _accumulate(self, ids_BT: Tensor) -> float:
-        num_predictions = ids_BT.shape[0] * (ids_BT.shape[1] - 1)
+        num_predictions = max(1, int(predictions_inside(ids_BT, self.separator).sum()))
         device = own_part(next(self.trained_model.parameters())).device
         loss = 0.0
         for ids_MT, weight in self._shares(ids_BT):
@@ -201,11 +203,15 @@ class TrainingLoop:
     def _loss(self, ids_MT: Tensor) -> Tensor:
         """Summed over the predictions of a micro-batch."""
         distillation, precision = self.recovery.distillation, self.recovery.precision
-        teacher = self.teacher
+        teacher, separator = self.teacher, self.separator
         if distillation is None or teacher is None:
-            return self._of_model(lambda model: training_loss(model, ids_MT, precision))
+            return self._of_model(
+                lambda model: training_loss(model, ids_MT, precision, separator=separator)
+            )
         return self._of_model(
-            lambda model: distillation_loss(model, teacher, ids_MT, distillation, precision)
+            lambda model: distillation_loss(
+                model, teacher, ids_MT, distillation, precision, separator=separator
+            )
         )
 
     def _of_model(self, function: Callable[[PreTrainedModel], T]) -> T:
