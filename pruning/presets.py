@@ -65,6 +65,52 @@ PRESETS: Mapping[str, Mapping[str, Any]] = {
         "schedule": {"num_increments": 1},
         "recovery": {"kind": "none"},
     },
+    # Sheared-LLaMA (arXiv 2310.06694): masks learned with the weights, held to a uniform shape, then
+    # one cut, and training on a mixture that follows the domains' losses.
+    "sheared_llama": {
+        "axes": ("intermediate", "kv_group"),
+        "importance": {
+            "kind": "learned_mask",
+            "calibration": {"num_samples": 512, "sequence_length": 256, "batch_size": 4},
+        },
+        "allocation": {"kind": "uniform", "layout": "uniform"},
+        "compensation": "none",
+        "schedule": {"kind": "learned_mask", "num_increments": 1, "pruning_share": 0.2},
+        "recovery": {"kind": "full", "learning_rate": {"kind": "cosine"}},
+        "data": {"mixture": {"kind": "dynamic"}},
+    },
+    # EfficientLLM (arXiv 2502.06663): cut little by little while training, by the saliency that the
+    # training steps show, whichever axis costs least next; repaired by least squares at each cut.
+    "efficientllm": {
+        "axes": ("intermediate", "kv_group"),
+        "importance": {
+            "kind": "taylor",
+            "taylor_order": "mix",
+            "calibration": {"num_samples": 32, "sequence_length": 256, "batch_size": 8},
+        },
+        "allocation": {"kind": "equal_marginal", "layout": "uniform"},
+        "compensation": "least_squares",
+        "schedule": {
+            "kind": "continuous",
+            "num_increments": 1,
+            "pruning_share": 0.2,
+            "steps_per_cut": 2,
+        },
+        "recovery": {"kind": "full"},
+    },
+    # SAAP (arXiv 2412.15127): first- and second-order importance fused as two noisy measurements,
+    # more from layers whose importance hardly fluctuates, one cut, low-rank recovery.
+    "saap": {
+        "axes": ("intermediate", "kv_group"),
+        "importance": {
+            "kind": "fused",
+            "calibration": {"num_samples": 10, "sequence_length": 128, "batch_size": 1},
+        },
+        "allocation": {"kind": "fluctuation", "amplitude": 0.5},
+        "compensation": "none",
+        "schedule": {"num_increments": 1},
+        "recovery": {"kind": "lora"},
+    },
     # Minitron (arXiv 2407.14679): activation importance, the same widths in every layer, one cut,
     # distillation from the base model.
     "minitron": {

@@ -19,30 +19,48 @@ from pruning.scores import Scores
 
 @dataclass(frozen=True)
 class Findings:
-    """Scores of every group, and the input moments of every block where the recipe repairs cuts."""
+    """Scores of every group, and the input moments of every block where the recipe repairs cuts.
+
+    `factors` are what learned masks multiply the inputs of output projections with.
+    """
 
     scores: Scores
     inputs: Mapping[BlockKey, Tensor] = field(default_factory=dict)
+    factors: Mapping[BlockKey, Tensor] = field(default_factory=dict)
 
 
-def calibrate(run: Run, increment: int) -> Findings:
-    """Measure the model as it stands, on text drawn anew for this increment."""
-    batches = [
-        batch.to(run.device)
-        for batch in calibration_batches(
-            run.corpus.domains,
-            run.recipe.importance.calibration,
-            seed=run.recipe.seed,
-            increment=increment,
-        )
-    ]
-    fisher = run.recipe.importance.kind == "fisher"
-    repairs = run.recipe.compensation == "least_squares"
+def calibrate(run: Run, draw: int) -> Findings:
+    """Measure the model as it stands, on text that is another for each `draw`."""
+    importance = run.recipe.importance
+    batches = _batches(run, draw)
+    fisher, repairs = importance.kind == "fisher", run.recipe.compensation in _REPAIRS
     moments = _moments(run, batches, gradients=fisher) if fisher or repairs else None
     return Findings(
         scores=_fisher_scores(run, moments) if fisher and moments else _scores(run, batches),
         inputs=moments.inputs if repairs and moments else {},
     )
+
+
+def calibrate_repair(run: Run, scores: Scores, draw: int) -> Findings:
+    """Measure only what repair needs, where `scores` are known already."""
+    if run.recipe.compensation not in _REPAIRS:
+        return Findings(scores)
+    return Findings(scores, _moments(run, _batches(run, draw), gradients=False).inputs)
+
+
+_REPAIRS = ("least_squares", "merge")
+
+
+def _batches(run: Run, draw: int) -> list[Tensor]:
+    return [
+        batch.to(run.device)
+        for batch in calibration_batches(
+            run.corpus.domains,
+            run.recipe.importance.calibration,
+            seed=run.recipe.seed,
+            increment=draw,
+        )
+    ]
 
 
 def _scores(run: Run, batches: Sequence[Tensor]) -> Scores:

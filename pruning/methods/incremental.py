@@ -5,8 +5,6 @@ from datetime import UTC, datetime
 
 import torch
 
-from pruning.allocation.allocate import allocate
-from pruning.allocation.debt import Debt
 from pruning.checkpoint import (
     Saved,
     Tensors,
@@ -15,7 +13,6 @@ from pruning.checkpoint import (
     save_partial,
     training_tensors,
 )
-from pruning.compensation import fold_means, refit_outputs
 from pruning.errors import TargetUnreachable
 from pruning.evaluation.speed import measure_speed
 from pruning.events import (
@@ -24,22 +21,16 @@ from pruning.events import (
     Outcome,
     Phase,
     PhaseChanged,
-    PruneFinished,
 )
 from pruning.manifest import Manifest, Measurement
-from pruning.methods.calibrate import Findings, calibrate
+from pruning.methods.cutting import cut
 from pruning.methods.exporting import derive
 from pruning.methods.increments import Increment
 from pruning.methods.mixing import measure_held_out, record_domain_losses, update_mixture
 from pruning.methods.run import Run
 from pruning.methods.suites import measure_suites
-from pruning.models.distillation import frozen_copy
 from pruning.models.geometry import count_parameters, layer_widths
-from pruning.models.loss import product_dtype
 from pruning.paired import encode_rows
-from pruning.plan import PruningPlan
-from pruning.scores import Scores
-from pruning.surgery import apply_plan
 
 
 def prune_incrementally(run: Run) -> Outcome | None:
@@ -53,7 +44,8 @@ def prune_incrementally(run: Run) -> Outcome | None:
             return None
         # A run that was killed in the middle of an increment has its cut behind it.
         if run.cut_increment < increment.number:
-            cut(run, increment)
+            if not cut(run, increment):
+                return None
             evaluate(run, "pruned", increment.number)
         if not recover(run, increment):
             return None
@@ -69,79 +61,6 @@ def evaluate_base(run: Run) -> None:
     evaluate(run, "base", 0)
     if run.recipe.evaluation.speed:
         _measure_speed(run, "base", 0)
-
-
-def cut(run: Run, increment: Increment) -> None:
-    """Score the groups on fresh text, decide what goes, and cut model and optimizer."""
-    _enter(run, "calibrating", increment.number)
-    findings = calibrate(run, increment.number) if run.ranks.is_first else None
-    _enter(run, "pruning", increment.number)
-    num_parameters_before = count_parameters(run.model)
-    plan, run.debt = run.ranks.from_first(lambda: _choose(run, increment, findings))
-    _keep_teacher(run)
-    if findings is not None:
-        _compensate(run, plan, findings)
-    run.ranks.copy_from_first(run.model)
-    apply_plan(run.model, plan, previous=run.plan, optimizer=run.loop.optimizer)
-    run.plan = plan
-    run.cut_increment = increment.number
-    run.emit(
-        PruneFinished(
-            increment=increment.number,
-            num_tokens=run.num_tokens,
-            num_parameters_before=num_parameters_before,
-            num_parameters=count_parameters(run.model),
-            widths=layer_widths(run.model),
-        )
-    )
-
-
-def _choose(run: Run, increment: Increment, findings: Findings | None) -> tuple[PruningPlan, Debt]:
-    assert findings is not None, "the rank that decides has measured"
-    if run.debt is None:
-        # Before the first cut, so that a target out of reach is refused now and not hours later.
-        decide(run, findings.scores, run.target_num_parameters)
-    return decide(run, findings.scores, increment.target_num_parameters)
-
-
-def _compensate(run: Run, plan: PruningPlan, findings: Findings) -> None:
-    if run.recipe.compensation == "least_squares":
-        refit_outputs(
-            run.model,
-            plan,
-            previous=run.plan,
-            inputs=findings.inputs,
-            ridge=run.recipe.importance.ridge,
-        )
-    elif run.recipe.compensation == "bias":
-        fold_means(run.model, plan, previous=run.plan, scores=findings.scores)
-
-
-def _keep_teacher(run: Run) -> None:
-    """Where the recipe distils from the previous increment: a copy of it, taken before the cut."""
-    distillation = run.recipe.recovery.distillation
-    if distillation is None or distillation.teacher != "previous":
-        return
-    run.loop.teacher = None  # Frees the one before first.
-    run.loop.teacher = frozen_copy(run.model, product_dtype(run.recipe.recovery.precision))
-
-
-def decide(run: Run, scores: Scores, target_num_parameters: int) -> tuple[PruningPlan, Debt]:
-    """The next plan and the debt it leaves; changes nothing.
-
-    Raises:
-        TargetUnreachable: the constraints leave more than the target.
-    """
-    return allocate(
-        scores,
-        run.plan,
-        run.geometry,
-        target_num_parameters=target_num_parameters,
-        allocation=run.recipe.allocation,
-        axes=run.recipe.axes,
-        shape=run.recipe.targets[-1].shape,
-        debt=run.debt,
-    )
 
 
 def recover(run: Run, increment: Increment) -> bool:

@@ -18,11 +18,15 @@ TokenShare = Literal["constant", "linear", "cosine"]
 
 @dataclass(frozen=True, kw_only=True)
 class Increment:
-    """One prune-then-recover cycle, counted from 1."""
+    """One prune-then-recover cycle, counted from 1.
+
+    Where the schedule prunes while it trains, it does so until `pruning_until_step`.
+    """
 
     number: int
     target_num_parameters: int
     from_step: int
+    pruning_until_step: int
     until_step: int
 
 
@@ -66,11 +70,23 @@ def plan_increments(
     sizes = _sizes(num_parameters, sorted(set(targets), reverse=True), schedule.num_increments)
     bounds = _step_bounds(schedule.token_share, len(sizes), total_steps)
     return tuple(
-        Increment(number=number, target_num_parameters=size, from_step=start, until_step=end)
+        Increment(
+            number=number,
+            target_num_parameters=size,
+            from_step=start,
+            pruning_until_step=start + _pruning_steps(schedule, end - start),
+            until_step=end,
+        )
         for number, (size, (start, end)) in enumerate(
             zip(sizes, pairwise(bounds), strict=True), start=1
         )
     )
+
+
+def _pruning_steps(schedule: Schedule, num_steps: int) -> int:
+    if schedule.kind == "staged":
+        return 0
+    return min(num_steps, max(1, round(schedule.pruning_share * num_steps)))
 
 
 def _sizes(num_parameters: int, targets: Sequence[int], num_increments: int | None) -> list[int]:

@@ -9,6 +9,7 @@ from pruning.recipe import ImportanceKind, Recipe
 _INSIDE_EXPERTS: tuple[ImportanceKind, ...] = (
     "magnitude",
     "taylor",
+    "fused",
     "random",
     "block_influence",
 )

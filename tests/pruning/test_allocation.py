@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 
 from pruning.allocation.allocate import allocate
 from pruning.allocation.debt import Debt
-from pruning.allocation.rates import layer_adaptive_rates, normalise
+from pruning.allocation.rates import fluctuations, layer_adaptive_rates, normalise
 from pruning.allocation.zscore import zscores
 from pruning.errors import InvalidPlan, TargetUnreachable
 from pruning.models.adapter import AXES
@@ -376,6 +376,32 @@ def test_rates_are_bounded_and_average_to_one(importances: list[float], amplitud
     rates = layer_adaptive_rates(importances, [1.0] * len(importances), amplitude)
     assert sum(rates) / len(rates) == pytest.approx(1)
     assert all(1 - amplitude - 1e-9 <= rate <= 1 + amplitude + 1e-9 for rate in rates)
+
+
+def test_fluctuation_takes_less_from_blocks_whose_importance_varies() -> None:
+    steady, varied = [1.0, 1.1, 0.9, 1.0], [0.1, 2.0, 0.2, 1.7]
+    assert fluctuations([steady, varied])[0] < 1 < fluctuations([steady, varied])[1]
+    plan = whole(layers=2, intermediate=64, kv_groups=4)
+    layers = tuple(
+        LayerScores(
+            intermediate=torch.tensor(values * 16),
+            kv_groups=torch.ones(4),
+            query_heads=torch.ones(4, 3) / 3,
+            attention_importance=1.0,
+            mlp_importance=1.0,
+        )
+        for values in (steady, varied)
+    )
+    geometry = make_geometry(layers=2)
+    after, _ = allocate(
+        Scores(layers),
+        plan,
+        geometry,
+        target_num_parameters=round(geometry.num_parameters(plan) * 0.8),
+        allocation=Allocation(kind="fluctuation", amplitude=0.5, constraints=FREE),
+        axes=("intermediate",),
+    )
+    assert len(after.layers[0].intermediate) < len(after.layers[1].intermediate)
 
 
 def test_one_outlier_does_not_flatten_the_others() -> None:

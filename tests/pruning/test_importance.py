@@ -8,6 +8,7 @@ import torch
 from transformers import PreTrainedModel
 
 from pruning.errors import InvalidData
+from pruning.importance.fusion import fused_importance
 from pruning.importance.measure import measure_importance
 from pruning.models.adapter import adapter_for
 from pruning.recipe import Importance, ImportanceKind
@@ -169,6 +170,39 @@ def test_second_order_sums_squared_products_of_each_micro_batch() -> None:
         torch.testing.assert_close(scores.layers[1].intermediate, expected_F)
 
 
+def test_fused_importance_weighs_vectors_and_elements_alike() -> None:
+    model = make_tiny_model("llama", attention_bias=False, mlp_bias=False)
+    vectors, elements = torch.zeros(3, 64), torch.zeros(3, 64)
+    for ids in BATCHES:
+        model.zero_grad()
+        model(input_ids=ids, labels=ids).loss.backward()
+        for index, layer in enumerate(model.model.layers):
+            mlp = layer.mlp
+            for linear, dim in ((mlp.gate_proj, 1), (mlp.up_proj, 1), (mlp.down_proj, 0)):
+                change = (linear.weight * linear.weight.grad).detach()
+                vectors[index] += change.sum(dim).abs()
+                elements[index] += (change - change.square() / 2).abs().sum(dim)
+    expected = vectors / (2 * vectors.mean()) + elements / (2 * elements.mean())
+    scores = measure_importance(model, BATCHES, Importance(kind="fused"))
+    found = torch.stack([layer.intermediate for layer in scores.layers])
+    torch.testing.assert_close(found, expected)
+
+
+def test_the_fusion_is_where_descending_on_the_uncertainties_ends() -> None:
+    draw = torch.Generator().manual_seed(0)
+    first, second = (torch.rand(50, generator=draw) * scale for scale in (3.0, 0.01))
+    logs = torch.zeros(2, requires_grad=True)
+    optimizer = torch.optim.Adam([logs], lr=0.05)
+    for _ in range(600):
+        optimizer.zero_grad()
+        one, two = (2 * logs).exp()
+        (first / (2 * one) + second / (2 * two)).mean().add(logs.sum()).backward()
+        optimizer.step()
+    one, two = (2 * logs.detach()).exp()
+    expected = first / (2 * one) + second / (2 * two)
+    torch.testing.assert_close(fused_importance(first, second), expected, rtol=1e-3, atol=1e-3)
+
+
 def captured_inputs(model: PreTrainedModel, module: str) -> np.ndarray:
     """What enters a module over all batches, fp64 [N, C]."""
     rows: list[torch.Tensor] = []
@@ -226,7 +260,7 @@ def test_random_importance_is_drawn_from_the_text(tiny_llama: PreTrainedModel) -
 
 # Fisher importance is measured on moments of whole blocks, and block influence scores no groups.
 @pytest.mark.parametrize(
-    "kind", sorted(set(get_args(ImportanceKind)) - {"fisher", "block_influence"})
+    "kind", sorted(set(get_args(ImportanceKind)) - {"fisher", "block_influence", "learned_mask"})
 )
 def test_query_heads_of_a_group_are_part_of_its_importance(kind: ImportanceKind) -> None:
     model = make_tiny_model("qwen3", num_attention_heads=6, num_key_value_heads=2)

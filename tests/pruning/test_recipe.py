@@ -1,4 +1,4 @@
-"""What a request becomes: presets give way to what was written, and to what makes them senseless."""
+"""What a request becomes: presets give way to what was written or makes them senseless."""
 
 from typing import Any
 
@@ -18,7 +18,10 @@ def recipe(**changes: Any) -> Recipe:
 @pytest.mark.parametrize("axes", DEPTHS)
 @pytest.mark.parametrize("method", sorted(PRESETS))
 def test_a_presets_repair_yields_where_whole_blocks_go(method: str, axes: list[str]) -> None:
-    assert recipe(method=method, axes=axes).compensation == "none"
+    importance = {"kind": "taylor"} if method == "sheared_llama" else {}
+    schedule = {"kind": "staged"} if method == "sheared_llama" else {}
+    asked = recipe(method=method, axes=axes, importance=importance, schedule=schedule)
+    assert asked.compensation == "none"
 
 
 def test_asking_to_repair_whole_blocks_is_a_contradiction() -> None:
@@ -28,6 +31,28 @@ def test_asking_to_repair_whole_blocks_is_a_contradiction() -> None:
 
 def test_a_presets_repair_stays_where_blocks_are_thinned_out() -> None:
     assert recipe(axes=["intermediate"]).compensation == "least_squares"
+
+
+def test_a_presets_mixture_reaches_data_given_in_short() -> None:
+    assert recipe(method="sheared_llama").data.mixture.kind == "dynamic"
+
+
+def test_a_presets_mixture_yields_to_an_evaluation_text() -> None:
+    data = {"train": "a/text", "evaluation": "another/text"}
+    assert recipe(method="sheared_llama", data=data).data.mixture.kind == "static"
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"schedule": {"kind": "learned_mask"}}, "needs importance.kind 'learned_mask'"),
+        ({"method": "sheared_llama", "axes": ["mlp_block"]}, "axes must be among them"),
+        ({"method": "efficientllm", "recovery": {"kind": "lora"}}, "must be 'full' or 'none'"),
+    ],
+)
+def test_a_contradiction_that_was_asked_for_is_named(changes: Any, message: str) -> None:
+    with pytest.raises(ValidationError, match=message):
+        recipe(**changes)
 
 
 def test_a_resolved_recipe_resolves_to_itself() -> None:

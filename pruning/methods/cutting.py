@@ -1,0 +1,165 @@
+"""The cut that an increment begins with: at once, or while the first part of it trains."""
+
+import math
+
+from pruning.allocation.debt import Debt
+from pruning.compensation import fold_factors, fold_means, merge_similar, refit_outputs
+from pruning.events import Phase, PhaseChanged, PruneFinished
+from pruning.importance.training_saliency import TrainingSaliency
+from pruning.methods.calibrate import Findings, calibrate, calibrate_repair
+from pruning.methods.decide import decide
+from pruning.methods.increments import Increment
+from pruning.methods.learn_masks import check_ranks, learn_masks
+from pruning.methods.mixing import update_mixture
+from pruning.methods.run import Run
+from pruning.models.distillation import frozen_copy
+from pruning.models.geometry import count_parameters, layer_widths
+from pruning.models.loss import product_dtype
+from pruning.plan import PruningPlan
+from pruning.surgery import apply_plan
+
+
+def cut(run: Run, increment: Increment) -> bool:
+    """Score the groups, decide what goes, and cut model and optimizer; False if asked to stop."""
+    check_ranks(run)
+    num_parameters_before = count_parameters(run.model)
+    _keep_teacher(run)
+    trains = run.loop.progress.step < increment.pruning_until_step
+    if trains and run.recipe.schedule.kind == "continuous":
+        finished = _cut_while_training(run, increment)
+    elif run.recipe.importance.kind == "learned_mask":
+        finished = _cut_by_masks(run, increment, trains=trains)
+    else:
+        _enter(run, "calibrating", increment)
+        findings = calibrate(run, increment.number) if run.ranks.is_first else None
+        _enter(run, "pruning", increment)
+        _cut_to(run, findings, increment.target_num_parameters)
+        finished = True
+    if not finished:
+        return False
+    run.cut_increment = increment.number
+    run.emit(
+        PruneFinished(
+            increment=increment.number,
+            num_tokens=run.num_tokens,
+            num_parameters_before=num_parameters_before,
+            num_parameters=count_parameters(run.model),
+            widths=layer_widths(run.model),
+        )
+    )
+    return True
+
+
+def _cut_by_masks(run: Run, increment: Increment, *, trains: bool) -> bool:
+    """Sheared-LLaMA (arXiv 2310.06694): learn masks, then cut what they have shut."""
+    _enter(run, "training" if trains else "calibrating", increment)
+    findings = None
+    if run.ranks.is_first:
+        masks = learn_masks(run, increment)
+        if masks is None:
+            return False
+        findings = calibrate_repair(run, masks.scores(), increment.number)
+        findings = Findings(findings.scores, findings.inputs, masks.input_factors())
+    _enter(run, "pruning", increment)
+    _cut_to(run, findings, increment.target_num_parameters)
+    return True
+
+
+def _cut_while_training(run: Run, increment: Increment) -> bool:
+    """EfficientLLM (arXiv 2502.06663): a little at a time, by what the steps before it showed."""
+    _enter(run, "training", increment)
+    first, size = run.loop.progress.step, count_parameters(run.model)
+    num_steps = increment.pruning_until_step - first
+    num_cuts = math.ceil(num_steps / run.recipe.schedule.steps_per_cut)
+    saliency = _fresh_saliency(run)
+    for number in range(1, num_cuts + 1):
+        if not _train(run, increment, first + num_steps * number // num_cuts, saliency):
+            return False
+        target = size - (size - increment.target_num_parameters) * number // num_cuts
+        # A step of all layers at once takes more than one share: the next ones have it behind them.
+        if count_parameters(run.model) > target:
+            _cut_to(run, _findings(run, saliency), target)
+            saliency = _fresh_saliency(run)
+    return True
+
+
+def _train(run: Run, increment: Increment, until: int, saliency: TrainingSaliency | None) -> bool:
+    """Whether it came to its end, and was not asked to stop."""
+    stopped = False
+
+    def after_step() -> bool:
+        nonlocal stopped
+        if run.loop.progress.step % run.recipe.data.mixture.update_steps == 0:
+            update_mixture(run, increment.number)
+        stopped = run.asked_to_stop()
+        return stopped
+
+    if saliency is None:
+        run.loop.train(until, increment=increment.number, after_step=after_step)
+        return not stopped
+    with saliency.watching(run.loop.optimizer):
+        run.loop.train(until, increment=increment.number, after_step=after_step)
+    return not stopped
+
+
+def _fresh_saliency(run: Run) -> TrainingSaliency | None:
+    """Where the importance is one that training steps show: nothing yet."""
+    importance = run.recipe.importance
+    if importance.kind != "taylor":
+        return None
+    return TrainingSaliency(run.model, importance.taylor_order)
+
+
+def _findings(run: Run, saliency: TrainingSaliency | None) -> Findings:
+    # By the step, so that each cut draws other text.
+    draw = run.loop.progress.step
+    if saliency is None:
+        return calibrate(run, draw)
+    return calibrate_repair(run, saliency.scores(), draw)
+
+
+def _cut_to(run: Run, findings: Findings | None, target: int) -> None:
+    plan, run.debt = run.ranks.from_first(lambda: _choose(run, findings, target))
+    if findings is not None:
+        _compensate(run, plan, findings)
+    run.ranks.copy_from_first(run.model)
+    apply_plan(run.model, plan, previous=run.plan, optimizer=run.loop.optimizer)
+    run.plan = plan
+
+
+def _choose(run: Run, findings: Findings | None, target: int) -> tuple[PruningPlan, Debt]:
+    assert findings is not None, "the rank that decides has measured"
+    if run.debt is None:
+        # Before the first cut, so that a target out of reach is refused now and not hours later.
+        decide(run, findings.scores, run.target_num_parameters)
+    return decide(run, findings.scores, target)
+
+
+def _compensate(run: Run, plan: PruningPlan, findings: Findings) -> None:
+    fold_factors(run.model, findings.factors)
+    kind = run.recipe.compensation
+    if kind == "least_squares":
+        refit_outputs(
+            run.model,
+            plan,
+            previous=run.plan,
+            inputs=findings.inputs,
+            ridge=run.recipe.importance.ridge,
+        )
+    elif kind == "merge":
+        merge_similar(run.model, plan, previous=run.plan, inputs=findings.inputs)
+    elif kind == "bias":
+        fold_means(run.model, plan, previous=run.plan, scores=findings.scores)
+
+
+def _keep_teacher(run: Run) -> None:
+    """Where the recipe distils from the previous increment: a copy of it, taken before the cut."""
+    distillation = run.recipe.recovery.distillation
+    if distillation is None or distillation.teacher != "previous":
+        return
+    run.loop.teacher = None  # Frees the one before first.
+    run.loop.teacher = frozen_copy(run.model, product_dtype(run.recipe.recovery.precision))
+
+
+def _enter(run: Run, phase: Phase, increment: Increment) -> None:
+    run.emit(PhaseChanged(phase=phase, increment=increment.number))

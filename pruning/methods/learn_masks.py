@@ -1,0 +1,127 @@
+"""The phase in which masks are learned: with the weights, or where nothing trains, alone.
+
+Nothing of it is kept while it goes: a run that ends in it begins the increment anew.
+"""
+
+import torch
+from torch import Tensor
+
+from pruning.data.calibration import calibration_batches
+from pruning.errors import InvalidRecipe
+from pruning.importance.mask_targets import MaskTarget, ShapeTarget, SizeTarget, target_shares
+from pruning.importance.mask_training import MaskTraining
+from pruning.importance.masks import Masks
+from pruning.methods.decide import decide
+from pruning.methods.increments import Increment
+from pruning.methods.mixing import update_mixture
+from pruning.methods.run import Run
+from pruning.models.freezing import frozen
+from pruning.models.geometry import count_parameters, count_prunable_parameters
+from pruning.models.loss import training_loss
+from pruning.recipe import MASKED_AXES, Axis
+
+
+def learn_masks(run: Run, increment: Increment) -> Masks | None:
+    """Learn masks that take what the increment is to take, and leave them without noise.
+
+    None when it was asked to stop.
+    """
+    spared = _spared(run)
+    target, axes = _target(run, increment, num_spared=len(spared))
+    masks = Masks(run.model, axes, spared=spared)
+    if not masks.all():
+        return masks
+    training = MaskTraining(masks, target, seed=(run.recipe.seed, increment.number))
+    with masks.applied():
+        finished = True
+        if run.loop.progress.step < increment.pruning_until_step:
+            finished = _learn_with_weights(run, increment, training)
+        else:
+            _learn_alone(run, increment, training)
+    masks.settle()
+    return masks if finished else None
+
+
+def _learn_with_weights(run: Run, increment: Increment, training: MaskTraining) -> bool:
+    """Whether the phase came to its end."""
+    first, until = run.loop.progress.step, increment.pruning_until_step
+    stopped = False
+
+    def after_step() -> bool:
+        nonlocal stopped
+        step = run.loop.progress.step
+        training.step((step - first) / (until - first))
+        if step % run.recipe.data.mixture.update_steps == 0:
+            training.masks.settle()
+            update_mixture(run, increment.number)
+            training.masks.take_drawn()
+        stopped = run.asked_to_stop()
+        return stopped
+
+    run.loop.train(until, increment=increment.number, after_step=after_step)
+    return not stopped
+
+
+def _learn_alone(run: Run, increment: Increment, training: MaskTraining) -> None:
+    """One step for each batch of calibration text; the weights stay."""
+    batches = calibration_batches(
+        run.corpus.domains,
+        run.recipe.importance.calibration,
+        seed=run.recipe.seed,
+        increment=increment.number,
+    )
+    with frozen(run.model), torch.enable_grad():
+        for number, ids_BT in enumerate(batches, start=1):
+            _mean_loss(run, ids_BT).backward()  # type: ignore[no-untyped-call]  # torch's own
+            training.step(number / len(batches))
+
+
+def _mean_loss(run: Run, ids_BT: Tensor) -> Tensor:
+    total = training_loss(run.model, ids_BT.to(run.device), run.recipe.recovery.precision)
+    return total / (ids_BT.shape[0] * (ids_BT.shape[1] - 1))
+
+
+def _spared(run: Run) -> frozenset[int]:
+    """Positions of the layers that the constraints protect."""
+    constraints, num_layers = run.recipe.allocation.constraints, len(run.plan.layers)
+    return frozenset(
+        position
+        for position, index in enumerate(run.plan.living)
+        if constraints.protects(index, num_layers)
+    )
+
+
+def _target(
+    run: Run, increment: Increment, *, num_spared: int
+) -> tuple[MaskTarget, tuple[Axis, ...]]:
+    """What the masks are to take, and of which axes there are masks.
+
+    A first plan, made as if all groups were alike, says where the increment leads to. Where it
+    leads to layers that are alike, the masks are held to their shape; else to the size.
+    """
+    allocation, axes, shape = run.recipe.allocation, run.recipe.axes, run.recipe.targets[-1].shape
+    if shape is None and allocation.layout != "uniform" and axes != ("layer",):
+        excess = count_parameters(run.model) - increment.target_num_parameters
+        return SizeTarget(max(0, excess) / count_prunable_parameters(run.model)), axes
+    alike = Masks(run.model, MASKED_AXES).scores()
+    first_plan, _ = decide(run, alike, increment.target_num_parameters)
+    before, after = run.geometry.widths(run.plan), run.geometry.widths(first_plan)
+    shares = {} if axes == ("layer",) else target_shares(before[0], after[0])
+    shares["layer"] = (len(before) - len(after)) / max(1, len(before) - num_spared)
+    closed = {axis: share for axis, share in shares.items() if share > 0}
+    return ShapeTarget(closed), tuple(closed)
+
+
+def check_ranks(run: Run) -> None:
+    """Refuse to prune while several ranks train: masks and saliency live in one process.
+
+    Raises:
+        InvalidRecipe: the recipe asks for that.
+    """
+    if run.ranks.count > 1 and run.recipe.schedule.kind != "staged":
+        raise InvalidRecipe(
+            f"schedule.kind {run.recipe.schedule.kind!r} runs in one process, not in "
+            f"{run.ranks.count}",
+            param="schedule.kind",
+            hint="schedule.kind 'staged'",
+        )
