@@ -1,14 +1,15 @@
-"""Exports of a real model against their bars: `python -m bench.exports --model DIR`.
+"""Exports against their bars: `python -m bench.exports --model DIR --work DIR [--stage STAGE]`.
 
 The model is cut layer by layer to 20 % and 40 % fewer decoder parameters, without training, and
-exported; parity is measured in each export's own engine, speed in llama.cpp beside the dense model.
+exported; parity is measured in each export's own engine, speed beside the dense model in the same
+engine. Stages keep what they made in the work directory, so that each can be run by itself.
 """
 
 import argparse
 import json
-import subprocess
-import sys
-import tempfile
+import os
+import platform
+from collections.abc import Callable
 from dataclasses import asdict, dataclass
 from datetime import UTC, datetime
 from pathlib import Path
@@ -19,8 +20,9 @@ import torch
 from pruning.allocation.allocate import allocate
 from pruning.errors import ExportRefused
 from pruning.export.export import export_checkpoint, open_canonical
-from pruning.export.gguf import export_gguf
+from pruning.export.gguf import GgufType, export_gguf
 from pruning.export.parity import TEXTS
+from pruning.export.speed import SpeedRecord, measure_beside
 from pruning.importance.measure import measure_importance
 from pruning.models.geometry import (
     count_parameters,
@@ -31,37 +33,29 @@ from pruning.models.geometry import (
 from pruning.models.load import LoadedModel, load_base_model
 from pruning.recipe import Allocation, Calibration, ExportFormat, Importance, PathModel
 from pruning.surgery import apply_plan
+from tests.pruning.export.tiny import save_tiny_checkpoint
 
 RESULTS = Path(__file__).parent / "results" / "exports.json"
 SPARSITIES = (0.2, 0.4)
-PARITY_BARS: dict[ExportFormat, float] = {"gguf:f32": 1e-3, "padded": 1e-4, "onnx": 1e-4}
+PARITY_BARS: dict[ExportFormat, float] = {
+    "gguf:f32": 1e-3,
+    "padded": 1e-4,
+    "remote_code": 1e-5,
+    "onnx": 1e-4,
+}
+TINY = ("qwen2", "qwen3", "mistral")
 SPEED_BAR = 0.85
 """Speed-up in decoding, as a share of how many fewer bytes are read per token."""
-
-_DECODE = """
-import json, sys
-from pathlib import Path
-from pruning.export.engine import open_llama_cpp
-server = open_llama_cpp(
-    Path(sys.argv[1]), context=256, threads=int(sys.argv[2]), exact_cache=False
-)
-request = {"prompt": list(range(100, 132)), "n_predict": 64, "ignore_eos": True,
-           "temperature": 0.0, "cache_prompt": False}
-server.handle_completions(request)
-rates = [server.handle_completions(request)["timings"] for _ in range(3)]
-print(json.dumps([max(r["predicted_per_second"] for r in rates),
-                  max(r["prompt_per_second"] for r in rates)]))
-"""
 
 
 @dataclass(frozen=True)
 class Row:
-    """One bar and what was measured."""
+    """One bar, or none, and what was measured."""
 
     name: str
     bar: str
     figure: float | str
-    met: bool
+    met: bool | None
 
 
 def cut(loaded: LoadedModel, sparsity: float) -> None:
@@ -87,84 +81,122 @@ def cut(loaded: LoadedModel, sparsity: float) -> None:
     apply_plan(model, plan, previous=base)
 
 
-def parity_rows(checkpoint: Path, sparsity: float, out: Path) -> list[Row]:
+def cut_checkpoint(model: Path, work: Path, sparsity: float) -> Path:
+    """The model without `sparsity` of its decoder parameters, made once."""
+    checkpoint = work / f"cut-{sparsity:.0%}"
+    if not (checkpoint / "tokenizer.json").is_file():
+        loaded = load_base_model(PathModel(path=str(model)), dtype=torch.float32)
+        if sparsity:
+            cut(loaded, sparsity)
+        loaded.model.save_pretrained(checkpoint)
+        loaded.tokenizer.save_pretrained(checkpoint)
+    return checkpoint
+
+
+def parity_rows(name: str, checkpoint: Path, exports: dict[ExportFormat, float]) -> list[Row]:
     """Each export of one checkpoint, proved by its engine."""
     canonical = open_canonical(checkpoint)
     rows = []
-    for export, bar in PARITY_BARS.items():
-        name = f"{export} of the model cut by {sparsity:.0%}, largest difference"
+    for export, bar in exports.items():
+        what = f"{export} of {name}: largest difference"
         try:
-            record = export_checkpoint(canonical, export, out).records[0]
+            record = export_checkpoint(canonical, export, checkpoint / "exports").records[0]
             difference = record.max_difference
-            rows.append(Row(name, f"<= {bar:g}", difference, difference <= bar))
+            rows.append(Row(what, f"<= {bar:g}", difference, difference <= bar))
         except ExportRefused as refusal:
-            rows.append(Row(name, f"<= {bar:g}", refusal.message[:120], met=False))
+            rows.append(Row(what, f"<= {bar:g}", refusal.message[:200], met=False))
     return rows
 
 
-def decode_rate(path: Path, threads: int) -> float:
-    """Tokens per second, the best of three, in a process of its own."""
-    done = subprocess.run(
-        [sys.executable, "-c", _DECODE, path, str(threads)],
-        capture_output=True,
-        text=True,
-        check=True,
-    )
-    rate: float = json.loads(done.stdout.splitlines()[-1])[0]
-    return rate
+def speed_rows(model: Path, work: Path, weights: GgufType) -> list[Row]:
+    """Decoding with the smaller model beside the dense one, and what was to be expected."""
+    dense, pruned = (_gguf_of(model, work, sparsity, weights) for sparsity in (0.0, SPARSITIES[-1]))
+    record = measure_beside("llama.cpp", pruned, dense)
+    speed_up = record.export.decode_tokens_per_second / record.dense.decode_tokens_per_second
+    possible = bytes_read(dense) / bytes_read(pruned)
+    share = speed_up / possible
+    name = f"{weights} GGUF of the model cut by {SPARSITIES[-1]:.0%}"
+    return [
+        Row(f"{name}: bytes read per token, times fewer", "", possible, met=None),
+        Row(f"{name}: decoding, times faster", "", speed_up, met=None),
+        Row(f"{name}: share of what the bytes promise", f">= {SPEED_BAR}", share, share >= 0.85),
+        *_figures(name, record),
+    ]
 
 
-def speed_row(dense: Path, pruned: Path, threads: int) -> Row:
-    """Decode speed-up against the bytes read per token, runs interleaved."""
-    rates = [(decode_rate(dense, threads), decode_rate(pruned, threads)) for _ in range(3)]
-    speed_up = max(rate for _, rate in rates) / max(rate for rate, _ in rates)
-    possible = _bytes_read(dense) / _bytes_read(pruned)
-    name = f"q8_0 decode speed-up / bytes ratio ({speed_up:.2f}x of {possible:.2f}x)"
-    return Row(name, f">= {SPEED_BAR}", speed_up / possible, speed_up / possible >= SPEED_BAR)
+def _figures(name: str, record: SpeedRecord) -> list[Row]:
+    pairs = {"dense": record.dense, "cut": record.export}
+    return [
+        Row(f"{name}: {measured}, {which}", "", value, met=None)
+        for which, speed in pairs.items()
+        for measured, value in speed.model_dump().items()
+    ]
 
 
-def _bytes_read(path: Path) -> int:
+def _gguf_of(model: Path, work: Path, sparsity: float, weights: GgufType) -> Path:
+    path = work / f"{sparsity:.0%}-{weights}.gguf"
+    if not path.is_file():
+        checkpoint = cut_checkpoint(model, work, sparsity)
+        loaded = load_base_model(PathModel(path=str(checkpoint)), dtype=torch.float32)
+        export_gguf(loaded.model, checkpoint, path, weights=weights)
+    return path
+
+
+def bytes_read(path: Path) -> int:
     """Weights that every token reads: all of them where the head shares the embeddings."""
     tensors = gguf.GGUFReader(path).tensors
     tied = all(tensor.name != "output.weight" for tensor in tensors)
     return sum(int(t.n_bytes) for t in tensors if tied or t.name != "token_embd.weight")
 
 
-def measure(model: Path, threads: int) -> list[Row]:
-    """Every row, in the order of the issue."""
-    rows = []
-    with tempfile.TemporaryDirectory() as scratch_name:
-        scratch = Path(scratch_name)
-        dense, pruned = scratch / "dense.gguf", scratch / "pruned.gguf"
-        for sparsity in (0.0, *SPARSITIES):
-            loaded = load_base_model(PathModel(path=str(model)), dtype=torch.float32)
-            if sparsity == 0.0:
-                export_gguf(loaded.model, model, dense, weights="q8_0")
-                continue
-            cut(loaded, sparsity)
-            checkpoint = scratch / f"cut-{sparsity}"
-            loaded.model.save_pretrained(checkpoint)
-            loaded.tokenizer.save_pretrained(checkpoint)
-            rows += parity_rows(checkpoint, sparsity, scratch / "exports")
-            if sparsity == SPARSITIES[-1]:
-                export_gguf(loaded.model, checkpoint, pruned, weights="q8_0")
-        rows.append(speed_row(dense, pruned, threads))
-    return rows
+def stages(model: Path, work: Path) -> dict[str, Callable[[], list[Row]]]:
+    """What can be run by itself, in the order of the issue's bars."""
+
+    def parity(sparsity: float) -> list[Row]:
+        checkpoint = cut_checkpoint(model, work, sparsity)
+        return parity_rows(f"{model.name} cut by {sparsity:.0%}", checkpoint, PARITY_BARS)
+
+    def tiny() -> list[Row]:
+        found = []
+        for family in TINY:
+            checkpoint = save_tiny_checkpoint(work / family, family)
+            found += parity_rows(f"tiny {family}", checkpoint, {"gguf:f32": 1e-3, "onnx": 1e-4})
+        return found
+
+    return {
+        "parity-20": lambda: parity(SPARSITIES[0]),
+        "parity-40": lambda: parity(SPARSITIES[1]),
+        "parity-tiny": tiny,
+        "speed-q8_0": lambda: speed_rows(model, work, "q8_0"),
+        "speed-f16": lambda: speed_rows(model, work, "f16"),
+    }
 
 
 def main() -> None:
-    """Print the table and store it."""
+    """Print the table and store it; a stage run by itself replaces its own rows alone."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--model", type=Path, required=True, metavar="DIR")
-    parser.add_argument("--threads", type=int, default=2)
+    parser.add_argument("--work", type=Path, required=True, metavar="DIR")
+    parser.add_argument("--stage", metavar="STAGE", help="one of them; all by default")
     parsed = parser.parse_args()
-    rows = measure(parsed.model, parsed.threads)
-    for row in rows:
-        figure = row.figure if isinstance(row.figure, str) else f"{row.figure:.3g}"
-        print(f"{'met' if row.met else 'MISSED':7} {row.bar:10} {figure:12} {row.name}")
-    RESULTS.parent.mkdir(exist_ok=True)
-    result = {"at": datetime.now(UTC).isoformat(), "model": parsed.model.name}
-    RESULTS.write_text(json.dumps({**result, "rows": [asdict(r) for r in rows]}, indent=2) + "\n")
+    stored = json.loads(RESULTS.read_text()) if RESULTS.is_file() else {}
+    for name, measure in stages(parsed.model, parsed.work).items():
+        if parsed.stage not in (None, name):
+            continue
+        load = os.getloadavg()[0]
+        rows = measure()
+        for row in rows:
+            figure = row.figure if isinstance(row.figure, str) else f"{row.figure:.4g}"
+            verdict = {True: "met", False: "MISSED", None: ""}[row.met]
+            print(f"{verdict:7} {row.bar:8} {figure:>12} {row.name}", flush=True)
+        stored[name] = {
+            "at": datetime.now(UTC).isoformat(timespec="seconds"),
+            "model": parsed.model.name,
+            "machine": f"{platform.machine()}, {os.cpu_count()} cores, load {load:.1f} before",
+            "rows": [asdict(row) for row in rows],
+        }
+        RESULTS.parent.mkdir(exist_ok=True)
+        RESULTS.write_text(json.dumps(stored, indent=2) + "\n")
 
 
 if __name__ == "__main__":

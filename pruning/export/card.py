@@ -1,41 +1,78 @@
-"""The model card, README.md of a checkpoint: all of it follows from the manifest."""
+"""The model card, README.md of a checkpoint: all of it follows from manifest, exports, licence."""
 
 import json
+import re
 from collections.abc import Iterable, Sequence
 
 from pruning.export.export import Exported
+from pruning.export.licence import Licence
 from pruning.export.parity import ParityRecord
+from pruning.export.speed import SpeedRecord
 from pruning.manifest import Manifest, Measurement
 from pruning.recipe import Domain, HubModel
 
 CARD_NAME = "README.md"
 
 
-def model_card(manifest: Manifest, exports: Sequence[Exported]) -> str:
-    """Markdown with the hub's metadata on top: lineage, evaluation, and how to load it."""
+def model_card(
+    manifest: Manifest, exports: Sequence[Exported], licence: Licence | None = None
+) -> str:
+    """Markdown with the hub's metadata on top: lineage, licence, evaluation, and how to load it."""
+    licence = licence or Licence()
     return "\n".join(
         [
-            _metadata(manifest),
-            _summary(manifest),
+            _metadata(manifest, licence),
+            _summary(manifest, licence),
             _loading(manifest, exports),
             _evaluation(manifest),
             _exports(exports),
+            _speed(exports),
             _training(manifest),
         ]
     )
 
 
-def _metadata(manifest: Manifest) -> str:
+def _metadata(manifest: Manifest, licence: Licence) -> str:
     base = manifest.recipe.model
-    lines = ["---", "library_name: transformers", "pipeline_tag: text-generation"]
+    said: dict[str, object] = {
+        "library_name": "transformers",
+        "pipeline_tag": "text-generation",
+    }
     if isinstance(base, HubModel):
-        lines += [f"base_model: {base.id}", "base_model_relation: finetune"]
-    lines += ["license: other", "license_name: same-as-base-model"]
-    lines += ["tags:", "- espalier", "- pruned", "---", ""]
-    return "\n".join(lines)
+        said |= {"base_model": base.id, "base_model_relation": "finetune"}
+    if licence.identifier is None:
+        said |= {"license": "other", "license_name": "same-as-base-model"}
+    else:
+        said |= {"license": licence.identifier}
+        said |= {"license_name": licence.name} if licence.name else {}
+        said |= {"license_link": licence.link} if licence.link else {}
+    said["tags"] = ["espalier", "pruned"]
+    return f"---\n{_metadata_text(said)}---\n"
 
 
-def _summary(manifest: Manifest) -> str:
+def _metadata_text(said: dict[str, object]) -> str:
+    """YAML of flat fields: JSON's strings are YAML's, and plain words need no quotes."""
+    lines = []
+    for name, value in said.items():
+        if isinstance(value, list):
+            lines += [f"{name}:", *(f"- {item}" for item in value)]
+        else:
+            plain = isinstance(value, str) and re.fullmatch(r"[\w./-]+", value)
+            lines.append(f"{name}: {value if plain else json.dumps(value)}")
+    return "\n".join(lines) + "\n"
+
+
+def _licence(licence: Licence) -> str:
+    if licence.identifier is None:
+        known = "The licence of the base model applies"
+    else:
+        name = f" ({licence.name})" if licence.name else ""
+        known = f"The licence of the base model applies, `{licence.identifier}`{name}"
+    texts = ", ".join(f"[{text.name}]({text.name})" for text in licence.texts)
+    return f"{known}{f': {texts}' if texts else ''}; so does that of the training text."
+
+
+def _summary(manifest: Manifest, licence: Licence) -> str:
     share = 1 - manifest.num_parameters / manifest.base_num_parameters
     lineage = manifest.lineage
     revision = f" at revision `{lineage.model_revision}`" if lineage.model_revision else ""
@@ -46,8 +83,9 @@ def _summary(manifest: Manifest) -> str:
 Pruned from **{lineage.model}**{revision} by Espalier:
 {manifest.num_parameters:,} of {manifest.base_num_parameters:,} parameters stay, in
 {len(widths)} layers {_range(w.intermediate_size for w in widths)} channels and
-{_range(w.num_attention_heads for w in widths)} heads wide. The licence of the base model applies,
-and that of the training text where it says so.
+{_range(w.num_attention_heads for w in widths)} heads wide.
+
+{_licence(licence)}
 """
 
 
@@ -133,6 +171,39 @@ def _proof(export: Exported, record: ParityRecord) -> str:
         f"| {export.format} | {record.engine_version} | {record.precision} "
         f"| {record.max_difference:.2g} | {record.divergence:.2g} | {record.same_top_token:.0%} |"
     )
+
+
+def _speed(exports: Sequence[Exported]) -> str:
+    timed = [(export.format, export.speed) for export in exports if export.speed is not None]
+    if not timed:
+        return ""
+    rows = [
+        "| export | model | tokens/s | first token (ms) | memory (MB) |",
+        "|---|---|---|---|---|",
+        *(row for name, record in timed for row in _speed_rows(name, record)),
+    ]
+    protocol = json.dumps(timed[0][1].protocol, sort_keys=True)
+    return "\n".join(
+        [
+            "## Speed of the exports",
+            "",
+            "Beside the base model in the same engine and format, the two taking turns:",
+            "",
+            *rows,
+            "",
+            f"Protocol: `{protocol}`",
+            "",
+        ]
+    )
+
+
+def _speed_rows(name: str, record: SpeedRecord) -> Iterable[str]:
+    for model, speed in (("base", record.dense), ("pruned", record.export)):
+        memory = "" if speed.memory_bytes is None else f"{speed.memory_bytes / 1e6:,.0f}"
+        yield (
+            f"| {name} | {model} | {speed.decode_tokens_per_second:,.1f} "
+            f"| {speed.first_token_seconds * 1000:,.1f} | {memory} |"
+        )
 
 
 def _training(manifest: Manifest) -> str:

@@ -2,8 +2,9 @@
 
 import re
 import shutil
+import tempfile
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import cast
 
@@ -12,13 +13,15 @@ from safetensors import safe_open
 from transformers import PretrainedConfig, PreTrainedModel, PreTrainedTokenizerBase
 
 from pruning.errors import ExportRefused
+from pruning.export.engine import Engine
 from pruning.export.gguf import GgufType, check_config, export_gguf
 from pruning.export.onnx import export_onnx
 from pruning.export.padded import pad_to_equal_layers
 from pruning.export.parity import ParityRecord, Tolerance, check_parity, write_records
 from pruning.export.remote_code import export_remote_code
+from pruning.export.speed import SpeedRecord, measure_beside, write_speed
 from pruning.models.load import load_base_model
-from pruning.recipe import ExportFormat, PathModel, Recipe
+from pruning.recipe import ExportFormat, ModelSource, PathModel, Recipe
 
 EXPORTS = "exports"
 """Subdirectory of a checkpoint with what was derived from it."""
@@ -52,11 +55,24 @@ class Canonical:
 
 @dataclass(frozen=True, kw_only=True)
 class Exported:
-    """One published export and its proofs: of the graph in fp32, and of the file as it is."""
+    """One published export, its proofs (of the graph in fp32, and of the file as it is), and its
+    speed where it was measured.
+    """
 
     format: ExportFormat
     directory: Path
     records: tuple[ParityRecord, ...]
+    speed: SpeedRecord | None = None
+
+    @property
+    def engine(self) -> Engine:
+        """Who runs it."""
+        return engine_of(self.format)
+
+    @property
+    def artifact(self) -> Path:
+        """What its engine opens."""
+        return artifact_of(self.format, self.directory)
 
 
 def open_canonical(checkpoint: Path) -> Canonical:
@@ -74,9 +90,12 @@ def open_canonical(checkpoint: Path) -> Canonical:
 
 
 def export_all(
-    checkpoint: Path, exports: Sequence[ExportFormat]
+    checkpoint: Path, exports: Sequence[ExportFormat], *, dense: ModelSource | None = None
 ) -> tuple[list[Exported], list[ExportRefused]]:
-    """Every export that holds, in the checkpoint's `exports/`, and why the others do not."""
+    """Every export that holds, in the checkpoint's `exports/`, and why the others do not.
+
+    With `dense`, the model it was pruned from, each is timed beside it in the same engine.
+    """
     exported: list[Exported] = []
     refusals: list[ExportRefused] = []
     if not exports:
@@ -87,7 +106,70 @@ def export_all(
             exported.append(export_checkpoint(canonical, export, checkpoint / EXPORTS))
         except ExportRefused as refusal:
             refusals.append(refusal)
-    return exported, refusals
+    if dense is None or not exported:
+        return exported, refusals
+    timed, untimed = time_exports(exported, canonical, dense)
+    return timed, refusals + untimed
+
+
+def time_exports(
+    exports: Sequence[Exported], canonical: Canonical, dense: ModelSource
+) -> tuple[list[Exported], list[ExportRefused]]:
+    """Each export with its speed beside the dense model's in the same engine and format.
+
+    Also why some have none. The figures are stored beside the artifact.
+    """
+    model = load_base_model(dense, dtype=torch.float32).model
+    beside = replace(canonical, model=model)
+    timed: list[Exported] = []
+    refusals: list[ExportRefused] = []
+    for export in exports:
+        try:
+            timed.append(_timed(export, beside))
+        except ExportRefused as refusal:
+            refusals.append(refusal)
+            timed.append(export)
+    return timed, refusals
+
+
+def _timed(export: Exported, dense: Canonical) -> Exported:
+    with tempfile.TemporaryDirectory() as scratch:
+        directory = Path(scratch)
+        _write_dense(dense, export.format, directory)
+        record = measure_beside(
+            export.engine, export.artifact, artifact_of(export.format, directory)
+        )
+    write_speed(record, export.directory)
+    return replace(export, speed=record)
+
+
+def _write_dense(dense: Canonical, export: ExportFormat, directory: Path) -> None:
+    kind, _, weights = export.partition(":")
+    if kind == "gguf":
+        path = artifact_of(export, directory)
+        export_gguf(dense.model, dense.checkpoint, path, weights=cast(GgufType, weights))
+    elif kind == "onnx":
+        export_onnx(dense.model, artifact_of(export, directory))
+    else:
+        dense.model.to(dense.dtype).save_pretrained(directory)
+        dense.model.float()
+
+
+def artifact_of(export: ExportFormat, directory: Path) -> Path:
+    """What the engine of an export opens, of what lies in its directory."""
+    names = {"gguf": "model.gguf", "onnx": "model.onnx"}
+    return directory / names.get(export.partition(":")[0], "")
+
+
+def engine_of(export: ExportFormat) -> Engine:
+    """Who runs an export."""
+    engines: dict[str, Engine] = {
+        "gguf": "llama.cpp",
+        "onnx": "onnxruntime",
+        "padded": "transformers",
+        "remote_code": "transformers-remote-code",
+    }
+    return engines[export.partition(":")[0]]
 
 
 def check_exportable(config: PretrainedConfig, recipe: Recipe) -> None:
@@ -126,7 +208,7 @@ def _write(canonical: Canonical, export: ExportFormat, directory: Path) -> tuple
     if kind == "gguf":
         return _gguf(canonical, cast(GgufType, weights), directory)
     if kind == "onnx":
-        path = directory / "model.onnx"
+        path = artifact_of(export, directory)
         export_onnx(canonical.model, path)
         canonical.tokenizer.save_pretrained(directory)
         return (_prove(canonical, export, path, precision="float32"),)
@@ -156,15 +238,9 @@ def _gguf(canonical: Canonical, weights: GgufType, directory: Path) -> tuple[Par
 def _prove(
     canonical: Canonical, export: ExportFormat, artifact: Path, *, precision: str
 ) -> ParityRecord:
-    engines = {
-        "gguf": "llama.cpp",
-        "onnx": "onnxruntime",
-        "padded": "transformers",
-        "remote_code": "transformers-remote-code",
-    }
     return check_parity(
         artifact,
-        engines[export.partition(":")[0]],  # type: ignore[arg-type]
+        engine_of(export),
         model=canonical.model,
         tokenizer=canonical.tokenizer,
         precision=precision,

@@ -21,6 +21,14 @@ from transformers import PreTrainedModel
 
 from pruning.errors import ExportRefused
 from pruning.events import LayerWidths
+from pruning.export.gguf_rope import (
+    READS_FACTORS,
+    add_rope,
+    check_rope,
+    interleave_rope,
+    needs_factors,
+    rope_factors,
+)
 from pruning.export.gguf_vocabulary import add_vocabulary
 from pruning.models.adapter import adapter_for
 from pruning.models.geometry import layer_widths
@@ -117,13 +125,12 @@ def choose_layout(model: PreTrainedModel) -> Layout:
     config = model.config
     widths = layer_widths(model)
     equal = len(set(widths)) == 1
-    check_config(config, equal=equal)
-    _check_widths(widths)
+    architecture = check_config(config, equal=equal)
     head_dim = adapter_for(config).head_dim
     names = _FAMILIES[config.model_type]
     if names.square_queries and widths[0].num_attention_heads * head_dim != config.hidden_size:
-        equal = False
-    architecture = names.equal if equal else names.unequal
+        architecture = names.unequal
+    _check_blocks(model, widths, architecture)
     return Layout(
         architecture=architecture,
         widths=widths,
@@ -133,11 +140,11 @@ def choose_layout(model: PreTrainedModel) -> Layout:
     )
 
 
-def check_config(config: Any, *, equal: bool) -> None:
-    """Refuse, before any weight is looked at, what llama.cpp computes differently or not at all.
+def check_config(config: Any, *, equal: bool) -> str:
+    """The architecture for layers that are `equal` or not, from the configuration alone.
 
     Raises:
-        ExportRefused: it has no graph for the family, with layers `equal` or not.
+        ExportRefused: llama.cpp has no graph for the family, or computes something differently.
     """
     names = _FAMILIES.get(config.model_type)
     if names is None:
@@ -145,47 +152,68 @@ def check_config(config: Any, *, equal: bool) -> None:
             f"GGUF: no writer for model_type {config.model_type!r}",
             hint=f"families: {', '.join(_FAMILIES)}; the padded export opens everywhere else",
         )
-    if not equal and names.unequal == "openelm" and not config.tie_word_embeddings:
+    architecture = names.equal if equal else names.unequal
+    if names.unequal == "deci" and needs_factors(config) and architecture not in READS_FACTORS:
+        architecture = "deci"
+    check_rope(config, reads_factors=architecture in READS_FACTORS)
+    if config.hidden_act != "silu":
+        raise ExportRefused(
+            f"GGUF: hidden_act is {config.hidden_act!r}, llama.cpp's graph computes 'silu'"
+        )
+    if config.model_type == "qwen3":
+        _check_qwen3(config, equal=equal)
+    return architecture
+
+
+def _check_qwen3(config: Any, *, equal: bool) -> None:
+    if config.attention_bias:
+        raise ExportRefused("GGUF: attention_bias is set, llama.cpp's Qwen3 graphs have no biases")
+    if not equal and not config.tie_word_embeddings:
         raise ExportRefused(
             "GGUF: llama.cpp's openelm graph always reuses the embeddings as the output head, "
             "and this model has its own",
             hint="export with allocation.layout uniform, or as padded",
         )
-    _check_graph(config)
 
 
-def _check_widths(widths: tuple[LayerWidths, ...]) -> None:
+def _check_blocks(
+    model: PreTrainedModel, widths: tuple[LayerWidths, ...], architecture: str
+) -> None:
+    """Refuse layers whose empty block llama.cpp would compute wrongly, or not at all."""
     for index, layer in enumerate(widths):
-        if min(layer.model_dump().values()) == 0:
-            # The graph would skip the layer before its attention reached the residual stream.
-            raise ExportRefused(
-                f"GGUF: layer {index} has an empty block; llama.cpp would drop the layer's other "
-                "block without a word",
-                hint="keep at least one group, or remove the whole layer",
+        if layer.intermediate_size == 0:
+            raise _empty_block(
+                f"layer {index} has no MLP, and llama.cpp goes on from such a layer before it has "
+                "added its attention's output to the residual stream"
+            )
+        if layer.num_attention_heads > 0:
+            continue
+        if architecture != "deci":
+            raise _empty_block(
+                f"layer {index} has no attention, and llama.cpp's {architecture} graph wants one "
+                "in every layer"
+            )
+        if any(name.endswith("o_proj.bias") for name in _state(model, index)):
+            raise _empty_block(
+                f"layer {index} has no attention left but its output's bias, which llama.cpp "
+                "leaves out of such a layer"
             )
 
 
-def _check_graph(config: Any) -> None:
-    """Refuse what these graphs compute differently, or not at all."""
-    rope = config.rope_parameters
-    supported = {
-        "hidden_act": (config.hidden_act, ("silu",)),
-        "rope_type": (rope.get("rope_type", "default"), ("default", "linear", "llama3")),
-        "partial_rotary_factor": (rope.get("partial_rotary_factor", 1.0), (1.0,)),
-    }
-    if config.model_type == "qwen3":
-        supported["attention_bias"] = (config.attention_bias, (False,))
-        supported["rope_type"] = (rope.get("rope_type", "default"), ("default", "linear"))
-    for name, (value, allowed) in supported.items():
-        if value not in allowed:
-            raise ExportRefused(f"GGUF: {name} is {value!r}, llama.cpp's graph knows {allowed}")
+def _empty_block(reason: str) -> ExportRefused:
+    return ExportRefused(
+        f"GGUF: {reason}", hint="keep one group, remove the whole layer, or export as padded"
+    )
+
+
+def _state(model: PreTrainedModel, index: int) -> dict[str, Tensor]:
+    return adapter_for(model.config).layers(model)[index].state_dict()
 
 
 def _add_hyperparameters(
     writer: gguf.GGUFWriter, model: PreTrainedModel, layout: Layout, weights: GgufType
 ) -> None:
     config: Any = model.config
-    rope = config.rope_parameters
     writer.add_file_type(_FILE_TYPES[weights])
     writer.add_quantization_version(gguf.GGML_QUANT_VERSION)
     writer.add_vocab_size(config.vocab_size)
@@ -198,12 +226,8 @@ def _add_hyperparameters(
     # Written out, because llama.cpp would derive them from the first layer's heads.
     writer.add_key_length(layout.head_dim)
     writer.add_value_length(layout.head_dim)
-    writer.add_rope_dimension_count(layout.head_dim)
     writer.add_layer_norm_rms_eps(config.rms_norm_eps)
-    writer.add_rope_freq_base(rope["rope_theta"])
-    if rope.get("rope_type") == "linear":
-        writer.add_rope_scaling_type(gguf.RopeScalingType.LINEAR)
-        writer.add_rope_scaling_factor(rope["factor"])
+    add_rope(writer, model, layout.head_dim)
 
 
 def _scalar_or_list(layout: Layout, name: str) -> int | list[int]:
@@ -224,10 +248,10 @@ def _tensors(model: PreTrainedModel, layout: Layout) -> Iterator[tuple[str, Tens
     yield "output_norm.weight", _weight(base.norm)
     if not model.config.tie_word_embeddings:
         yield "output.weight", _weight(model.get_output_embeddings())
-    if model.config.rope_parameters.get("rope_type") == "llama3":
-        yield "rope_freqs.weight", _rope_factors(model, layout.head_dim)
-    for index, layer in enumerate(adapter_for(model.config).layers(model)):
-        tensors = dict(_layer_tensors(layer.state_dict(), layout, layout.widths[index]))
+    if needs_factors(model.config):
+        yield "rope_freqs.weight", rope_factors(model, layout.head_dim)
+    for index, widths in enumerate(layout.widths):
+        tensors = dict(_layer_tensors(_state(model, index), layout, widths))
         if layout.fused_qkv:
             parts = [tensors.pop(f"attn_{part}.weight") for part in "qkv"]
             tensors["attn_qkv.weight"] = torch.cat(parts)
@@ -240,30 +264,14 @@ def _layer_tensors(
 ) -> Iterator[tuple[str, Tensor]]:
     for name, tensor in state.items():
         module, _, kind = name.rpartition(".")
+        in_attention = module == "input_layernorm" or module.startswith("self_attn.")
+        if in_attention and widths.num_attention_heads == 0:
+            continue  # What is not there says that the layer has no attention.
         if layout.permuted and module == "self_attn.q_proj":
             tensor = interleave_rope(tensor, widths.num_attention_heads)
         if layout.permuted and module == "self_attn.k_proj":
             tensor = interleave_rope(tensor, widths.num_key_value_heads)
         yield f"{_LAYER_TENSORS[module]}.{kind}", tensor
-
-
-def interleave_rope(rows_ED: Tensor, num_heads: int) -> Tensor:
-    """Reorder each head's entries so that the two of a rotated pair lie side by side.
-
-    transformers pairs entry i with i + H/2; llama.cpp's NORM rope pairs 2i with 2i + 1.
-    """
-    halves = rows_ED.reshape(num_heads, 2, -1, *rows_ED.shape[1:])
-    return halves.transpose(1, 2).reshape(rows_ED.shape)
-
-
-def _rope_factors(model: PreTrainedModel, head_dim: int) -> Tensor:
-    """What Llama 3.1's scaling divides each frequency by [H / 2]."""
-    rope = model.config.rope_parameters
-    exponents = torch.arange(0, head_dim, 2, dtype=torch.float32) / head_dim
-    plain: Tensor = 1.0 / rope["rope_theta"] ** exponents
-    scaled = model.base_model.rotary_emb.inv_freq.float().cpu()
-    factors: Tensor = plain / scaled
-    return factors
 
 
 def _weight(module: Any) -> Tensor:

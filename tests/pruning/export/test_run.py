@@ -1,6 +1,7 @@
 """Exports and the model card as part of a run."""
 
 import dataclasses
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -8,12 +9,13 @@ import pytest
 
 from pruning.__main__ import main
 from pruning.errors import ExportRefused
-from pruning.events import Event, RunWarning
+from pruning.events import EvaluationFinished, Event, RunWarning
 from pruning.manifest import read_manifest
 from pruning.pipeline import run
 from pruning.recipe import Recipe
 from tests.pruning.export.tiny import save_tiny_checkpoint
 from tests.pruning.recipes import make_recipe, write_corpus
+from tests.pruning.tiny import make_tiny_model, make_tiny_tokenizer
 
 
 @dataclasses.dataclass(frozen=True)
@@ -31,13 +33,16 @@ def recipe_for(model_dir: Path, tmp_path: Path, **changes: Any) -> Recipe:
     )
 
 
-@pytest.fixture
-def finished(tiny_model_dir: Path, tmp_path: Path) -> Finished:
-    exports = {"exports": ["gguf:f16", "remote_code"]}
+@pytest.fixture(scope="module")
+def finished(tmp_path_factory: pytest.TempPathFactory) -> Finished:
+    tmp_path = tmp_path_factory.mktemp("finished")
+    make_tiny_model().save_pretrained(tmp_path / "model")
+    make_tiny_tokenizer().save_pretrained(tmp_path / "model")
     recipe = recipe_for(
-        tiny_model_dir,
+        tmp_path / "model",
         tmp_path,
-        output=exports,
+        output={"exports": ["gguf:f16", "remote_code"]},
+        evaluation={"context_length": 64, "speed": True},
         allocation={
             "layout": "uniform",
             "constraints": {"width_multiple": 8, "min_intermediate_size": 8},
@@ -70,6 +75,34 @@ def test_the_card_tells_lineage_evaluation_and_proof(finished: Finished) -> None
     assert f"| base | perplexity | perplexity | {base.value:,.4g} | {base.stderr:.3g} |" in card
     assert "| gguf:f16 | llama.cpp (xllamacpp" in card
     assert "llama-server -m exports/gguf-f16/model.gguf" in card
+
+
+def test_the_speed_beside_the_base_model_is_reported_and_shown(finished: Finished) -> None:
+    measured = {
+        (event.stage, event.metric)
+        for event in finished.events
+        if isinstance(event, EvaluationFinished) and event.suite == "speed:gguf:f16"
+    }
+    metrics = ("decode_tokens_per_second", "first_token_seconds", "memory_bytes")
+    assert measured == {(stage, m) for stage in ("base", "recovered") for m in metrics}
+    card = (finished.checkpoint / "README.md").read_text()
+    assert "| gguf:f16 | base |" in card
+    assert "| gguf:f16 | pruned |" in card
+    assert (finished.checkpoint / "exports" / "gguf-f16" / "speed.json").is_file()
+
+
+def test_the_licence_is_the_base_models(tiny_model_dir: Path, tmp_path: Path) -> None:
+    base = tmp_path / "base"
+    shutil.copytree(tiny_model_dir, base)
+    (base / "README.md").write_text("---\nlicense: apache-2.0\n---\n# A model\n")
+    (base / "LICENSE").write_text("Do as you like.")
+    run(recipe_for(base, tmp_path), tmp_path / "out", [].append, device="cpu")
+    checkpoint = tmp_path / "out" / "increment-0001"
+    card = (checkpoint / "README.md").read_text()
+    assert "\nlicense: apache-2.0\n" in card
+    assert "`apache-2.0`: [LICENSE](LICENSE)" in card
+    assert (checkpoint / "LICENSE").read_text() == "Do as you like."
+    assert "LICENSE" in read_manifest(checkpoint).files
 
 
 def test_what_cannot_be_exported_is_refused_before_training(tmp_path: Path) -> None:
