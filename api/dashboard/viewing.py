@@ -1,15 +1,20 @@
 """Who looks at a page, who may press its buttons, and how a page is answered."""
 
+import json
 from collections.abc import Callable, Mapping
-from typing import Annotated, Any
+from typing import Annotated, Any, TypeVar
 from urllib.parse import quote
 
 from fastapi import Depends, Request, Response
 from fastapi.responses import RedirectResponse
+from pydantic import BaseModel
 
+from api.bodies import parse_body
 from api.dashboard.sign_in import FormToken, check_form, viewer_of
 from api.deps import Principal
 from api.errors import Problem
+
+Model = TypeVar("Model", bound=BaseModel)
 
 
 class SignInNeeded(Exception):
@@ -93,6 +98,15 @@ def show(
     )
     response.headers["Cache-Control"] = "no-store"
     return response
+
+
+def read_fields(model: type[Model], values: Mapping[str, Any]) -> Model:
+    """The fields of a form, judged as the API judges a body.
+
+    Raises:
+        RequestValidationError: they are not valid.
+    """
+    return parse_body(model, json.dumps(values).encode()).value
 
 
 def go(path: str) -> Response:

@@ -31,7 +31,8 @@ from api.dashboard.job_form import (
 from api.dashboard.viewing import JobsActor, Viewer, go, show
 from api.deps import ModelConfigsDep, Principal, ReadSession, SettingsDep
 from api.errors import Problem, from_pruning_error, from_registry_error, from_validation_errors
-from api.estimates import Foretold, file_sizes, foretell, read_estimate
+from api.estimates import Foretold, file_sizes, foretell
+from api.forecasts import estimate_with_history
 from api.model_configs import ModelConfigs
 from api.paths import refuse_forbidden_paths
 from api.routes.jobs import create_queued
@@ -41,7 +42,6 @@ from pruning.errors import PruningError
 from registry import files, jobs
 from registry.db import reading, transaction
 from registry.errors import RegistryError
-from registry.estimates import find_pace
 from registry.settings import Settings
 from registry.tables import Job
 
@@ -159,11 +159,12 @@ def _estimate(asked: Asked, filled: Filled) -> EstimateRead | None:
     if not filled.values.get("target", "").strip():
         # A size that every model can have: what is shown of it is the model and its floor.
         filled = replace(filled, values={**filled.values, "target": "0%", "target_unit": ""})
-    foretold = _foretell(asked, _body(filled, without_data=True))
+    body = _body(filled, without_data=True)
+    foretold = _foretell(asked, body)
     if foretold is None:
         return None
     with reading(asked.request.app.state.sessions) as session:
-        return read_estimate(foretold, find_pace(session, asked.who.tenant_id))
+        return estimate_with_history(session, asked.who.tenant_id, body.value.recipe, foretold)
 
 
 def _create(asked: Asked, filled: Filled, once: str | None) -> str:
