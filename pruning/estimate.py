@@ -9,7 +9,13 @@ from functools import partial
 from statistics import fmean
 from typing import Any
 
-from pruning.allocation.widths import allowed_widths, depth_of, widths_of
+from pruning.allocation.widths import (
+    allowed_widths,
+    depth_of,
+    hidden_size_of,
+    hidden_widths,
+    widths_of,
+)
 from pruning.errors import TargetUnreachable
 from pruning.events import LayerWidths
 from pruning.methods.increments import BYTES_PER_PARAMETER, plan_increments, resolve_target
@@ -100,6 +106,7 @@ def floor_of(recipe: Recipe, architecture: Architecture) -> int:
     Raises:
         TargetUnreachable: `tensor_parallel` cannot be met.
     """
+    architecture = _narrowest_stream(recipe, architecture)
     constraints, num_layers = recipe.allocation.constraints, len(architecture.layers)
     protected = {i for i in range(num_layers) if constraints.protects(i, num_layers)}
     if recipe.axes[0] in ("layer", "attention_block", "mlp_block"):
@@ -118,6 +125,15 @@ def floor_of(recipe: Recipe, architecture: Architecture) -> int:
         if index not in protected
     )
     return architecture.num_parameters - removable
+
+
+def _narrowest_stream(recipe: Recipe, architecture: Architecture) -> Architecture:
+    if "hidden" not in recipe.axes:
+        return architecture
+    sizes = hidden_widths(
+        architecture.hidden_size, architecture.hidden_divisor, recipe.allocation.constraints
+    )
+    return architecture.narrowed(min(sizes, default=architecture.hidden_size))
 
 
 def _without_blocks(recipe: Recipe, costs: Costs, layer: LayerWidths) -> int:
@@ -177,7 +193,10 @@ def _shaped(architecture: Architecture, shape: Shape) -> int:
     first, *others = architecture.layers
     if any(layer != first for layer in others):
         raise TargetUnreachable("the model's layers differ in width", param="target.shape")
-    layer = architecture.costs.of_layer(widths_of(shape, first))
+    widths = widths_of(shape, first)
+    size = hidden_size_of(shape, architecture.hidden_size, architecture.hidden_divisor)
+    architecture = architecture.narrowed(size)
+    layer = architecture.costs.of_layer(widths)
     layers = depth_of(shape, len(architecture.layers)) * layer
     return architecture.num_parameters - architecture.num_prunable_parameters + layers
 

@@ -1,7 +1,7 @@
 """What calibration measured: the only thing importance hands to allocation."""
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 import torch
 
@@ -64,6 +64,8 @@ class Scores:
     """One `LayerScores` per decoder layer, in order."""
 
     layers: tuple[LayerScores, ...]
+    hidden: torch.Tensor | None = None
+    """Importance of each channel of the residual stream [D], where asked for."""
 
     def over(self, plan: PruningPlan) -> "Scores":
         """The same with an empty entry for each layer that `plan` has removed.
@@ -77,7 +79,8 @@ class Scores:
                 f"scores of {len(self.layers)} layers for a plan that keeps {len(living)}"
             )
         found = dict(zip(living, self.layers, strict=True))
-        return Scores(tuple(found.get(i, _NOTHING) for i in range(len(plan.layers))))
+        layers = tuple(found.get(i, _NOTHING) for i in range(len(plan.layers)))
+        return replace(self, layers=layers)
 
 
 _NOTHING = LayerScores(

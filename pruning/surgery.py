@@ -5,7 +5,7 @@
 
 import copy
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
 import torch
@@ -172,8 +172,9 @@ def write_widths(
     config.head_dim = head_dim
     config.per_layer_config = None
     config.__dict__.pop("allow_global_per_layer_attribute_access", None)
-    if len(set(widths)) == 1 and _is_accepted(config, widths[0], head_dim):
-        _set_widths(config, widths[0])
+    common = _common_fields(config, widths)
+    if common is not None and _is_accepted(config, common, head_dim):
+        _set_fields(config, common)
         return
     config.per_layer_config = {i: _own_fields(config, layer) for i, layer in enumerate(widths)}
     # Transformers' own validation reads the model-wide values when it saves and opens.
@@ -317,9 +318,19 @@ def _refresh_attributes(model: PreTrainedModel) -> None:
     write_widths(model.config, widths, head_dim=adapter.head_dim)
 
 
-def _set_widths(config: PretrainedConfig, widths: LayerWidths) -> None:
-    for name, value in _own_fields(config, widths).items():
+def _set_fields(config: PretrainedConfig, fields: Mapping[str, int]) -> None:
+    for name, value in fields.items():
         setattr(config, name, value)
+
+
+def _common_fields(
+    config: PretrainedConfig, widths: Sequence[LayerWidths]
+) -> dict[str, int] | None:
+    """What every layer has in its fields; None where two differ in one."""
+    every = [_own_fields(config, layer) for layer in widths]
+    common = {name: value for fields in every for name, value in fields.items()}
+    alike = all(common[name] == fields[name] for fields in every for name in fields)
+    return common if alike else None
 
 
 def _own_fields(config: PretrainedConfig, widths: LayerWidths) -> dict[str, int]:
@@ -332,16 +343,16 @@ def _own_fields(config: PretrainedConfig, widths: LayerWidths) -> dict[str, int]
     return fields
 
 
-def _is_accepted(config: PretrainedConfig, widths: LayerWidths, head_dim: int) -> bool:
+def _is_accepted(config: PretrainedConfig, fields: Mapping[str, int], head_dim: int) -> bool:
     """Whether the family takes these model-wide: Llama wants heads to divide the hidden size."""
-    if 0 in widths.model_dump().values():
+    if 0 in fields.values():
         return False
-    whole = config.hidden_size == widths.num_attention_heads * head_dim
+    whole = config.hidden_size == fields["num_attention_heads"] * head_dim
     if FAMILIES[config.model_type].derives_head_dim and not whole:
         return False
     trial = copy.deepcopy(config)
     try:
-        _set_widths(trial, widths)
+        _set_fields(trial, fields)
         trial.validate_architecture()
     except ValueError:
         return False

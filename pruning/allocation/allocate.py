@@ -4,6 +4,7 @@ from pruning.allocation.accounts import Account, num_removable, open_accounts, p
 from pruning.allocation.debt import Debt, LayerDebt
 from pruning.allocation.depth import DEPTH_AXES, drop_pieces
 from pruning.allocation.equal_marginal import cheapest_same_widths, cheapest_widths
+from pruning.allocation.hidden import narrow_stream
 from pruning.allocation.per_layer import open_ledgers, pay_down, settle
 from pruning.allocation.rates import AXIS_RATES, fluctuations, layer_adaptive_rates
 from pruning.allocation.same_width import SharedAccount, same_widths, share
@@ -41,6 +42,7 @@ def allocate(
         InvalidPlan: scores, plan and constraints contradict each other.
     """
     scores = scores.over(plan)
+    geometry = geometry.narrowed(plan)
     if shape is not None:
         on_the_way = shape_plan(scores, plan, geometry, shape=shape, target=target_num_parameters)
         return on_the_way, Debt.none(len(plan.layers))
@@ -54,10 +56,45 @@ def allocate(
             constraints=allocation.constraints,
         )
         return kept, Debt.none(len(plan.layers))
+    if "hidden" in axes:
+        axes = tuple(axis for axis in axes if axis != "hidden")
+        plan = narrow_stream(
+            scores,
+            plan,
+            geometry,
+            target=target_num_parameters,
+            constraints=allocation.constraints,
+            alone=not axes,
+        )
+        geometry = geometry.narrowed(plan)
+    if not axes:
+        return plan, Debt.none(len(plan.layers))
+    return _narrow_layers(
+        scores,
+        plan,
+        geometry,
+        target=target_num_parameters,
+        allocation=allocation,
+        axes=axes,
+        debt=debt,
+    )
+
+
+def _narrow_layers(
+    scores: Scores,
+    plan: PruningPlan,
+    geometry: Geometry,
+    *,
+    target: int,
+    allocation: Allocation,
+    axes: tuple[Axis, ...],
+    debt: Debt | None,
+) -> tuple[PruningPlan, Debt]:
+    """What every account loses on the way to `target`."""
     accounts = open_accounts(scores, plan, geometry, axes=axes, constraints=allocation.constraints)
     num_parameters = geometry.num_parameters(plan)
-    excess = num_parameters - target_num_parameters
-    _check_reachable(accounts, num_parameters, target_num_parameters)
+    excess = num_parameters - target
+    _check_reachable(accounts, num_parameters, target)
     owed = _opening(accounts) if debt is None else _carried(accounts, debt)
     if excess <= 0 and not any(account.due for account in accounts):
         return plan, _debt(owed, len(plan.layers))

@@ -4,7 +4,8 @@ from bisect import bisect_left
 
 from pruning.allocation.accounts import open_accounts, plan_after
 from pruning.allocation.depth import without
-from pruning.allocation.widths import depth_of, widths_of
+from pruning.allocation.hidden import keep_hidden
+from pruning.allocation.widths import depth_of, hidden_size_of, widths_of
 from pruning.errors import TargetUnreachable
 from pruning.events import LayerWidths
 from pruning.models.geometry import Geometry
@@ -25,6 +26,9 @@ def shape_num_parameters(shape: Shape, plan: PruningPlan, geometry: Geometry) ->
     """
     now = _common_widths(plan, geometry)
     last, depth = widths_of(shape, now), depth_of(shape, len(plan.living))
+    geometry = geometry.narrowed(plan)
+    hidden = hidden_size_of(shape, geometry.hidden_size, geometry.hidden_divisor)
+    geometry = geometry.narrowed(plan.model_copy(update={"hidden": tuple(range(hidden))}))
     index = plan.living[0]
     group_cost = geometry.kv_group_cost(index, last.num_attention_heads // last.num_key_value_heads)
     layer = (
@@ -48,12 +52,19 @@ def shape_plan(
     """
     now, num_layers = _common_widths(plan, geometry), len(plan.living)
     last, depth = widths_of(shape, now), depth_of(shape, num_layers)
+    geometry = geometry.narrowed(plan)
+    divisor = geometry.hidden_divisor
+    hidden = hidden_size_of(shape, geometry.hidden_size, divisor)
 
     def plan_at(step: int) -> PruningPlan:
         order = sorted(plan.living, key=lambda i: (scores.layers[i].layer_importance, i))
         fewest = order[: (num_layers - depth) * step // _STEPS]
         shallower = without(plan, [(index, "layer") for index in fewest])
-        return _narrowed(scores, shallower, geometry, _between(now, last, step))
+        narrower = _narrowed(scores, shallower, geometry, _between(now, last, step))
+        lost = (geometry.hidden_size - hidden) * step // _STEPS
+        # On the way in whole multiples, which the architecture may want.
+        size = hidden if step == _STEPS else geometry.hidden_size - lost // divisor * divisor
+        return narrower if size == geometry.hidden_size else keep_hidden(scores, narrower, size)
 
     steps = range(_STEPS + 1)
     found = bisect_left(steps, -target, key=lambda step: -geometry.num_parameters(plan_at(step)))

@@ -26,6 +26,30 @@ def allowed_widths(axis: Axis, width: int, constraints: Constraints) -> tuple[in
     return widths
 
 
+def hidden_widths(width: int, divisor: int, constraints: Constraints) -> tuple[int, ...]:
+    """Hidden sizes below `width` that serving allows, descending.
+
+    `divisor` is what the architecture wants them to be multiples of.
+    """
+    step = math.lcm(constraints.hidden_multiple, divisor)
+    lowest = math.ceil(constraints.min_hidden_size / step) * step
+    return tuple(range((width - 1) // step * step, lowest - 1, -step))
+
+
+def hidden_size_of(shape: Shape, hidden_size: int, divisor: int) -> int:
+    """The hidden size that `shape` asks for, of a model that has `hidden_size`.
+
+    Raises:
+        TargetUnreachable: the model has fewer, or the architecture's heads do not divide it.
+    """
+    found = shape.hidden_size or hidden_size
+    if found > hidden_size:
+        raise _unreachable("hidden_size", f"the model has {hidden_size}")
+    if found % divisor and found != hidden_size:
+        raise _unreachable("hidden_size", f"this architecture wants a multiple of {divisor}")
+    return found
+
+
 def _step(axis: Axis, constraints: Constraints) -> int:
     if axis in ("query_head", "expert"):
         return 1
@@ -54,8 +78,6 @@ def widths_of(shape: Shape, base: LayerWidths) -> LayerWidths:
         num_attention_heads=shape.num_attention_heads or groups * ratio,
         num_key_value_heads=groups,
     )
-    if shape.hidden_size is not None:
-        raise _unreachable("hidden_size", "this library does not prune the hidden dimension")
     if found.num_attention_heads % groups:
         raise _unreachable("num_attention_heads", f"does not divide by {groups} KV heads")
     if found.num_attention_heads // groups > ratio:

@@ -18,6 +18,7 @@ from pruning.importance.activations import (
 from pruning.importance.fusion import fused_importance
 from pruning.importance.magnitude import magnitude_importance
 from pruning.importance.similarity import block_importance
+from pruning.importance.stream import StreamMeasurement
 from pruning.importance.taylor import taylor_importance
 from pruning.models.adapter import Adapter, GroupedTensor, adapter_for
 from pruning.models.families import Span
@@ -31,8 +32,11 @@ def measure_importance(
     importance: Importance,
     *,
     input_means: bool = False,
+    hidden: bool = False,
 ) -> Scores:
-    """Score the groups of `model` as it stands; `batches` are token ids [B, T] on its device.
+    """Score the groups of `model` as it stands, and its `hidden` channels where asked to.
+
+    `batches` are token ids [B, T] on its device.
 
     Gradients live one parameter at a time: each is folded into its groups' scores and freed as soon
     as the backward pass has made it. Weights, flags and mode are left as found; `.grad` is cleared.
@@ -46,18 +50,24 @@ def measure_importance(
     if not batches:
         raise InvalidData("no calibration text", param="data")
     layers = [_LayerMeasurement(adapter, layer, importance) for layer in adapter.layers(model)]
+    stream = StreamMeasurement(model, importance) if hidden else None
     watches = [layer.watch_stream() for layer in layers]
+    watches += [stream.watch_activations()] if stream is not None else []
     if importance.kind in _ACTIVATION_KINDS or input_means:
         watches += [layer.watch_activations() for layer in layers]
     with _evaluation_mode(model), _hooked(*watches):
         if importance.kind in _GRADIENT_KINDS:
-            _backward_passes(model, batches, layers)
+            _backward_passes(model, batches, layers, stream)
         else:
             _forward_passes(model, batches)
-    _score_without_gradients(layers, importance, seed=int(batches[0].sum()))
+    seed = int(batches[0].sum())
+    _score_without_gradients(layers, importance, seed=seed)
     if importance.kind == "fused":
         _fuse(layers)
-    return Scores(tuple(layer.scores(len(batches)) for layer in layers))
+    return Scores(
+        tuple(layer.scores(len(batches)) for layer in layers),
+        hidden=None if stream is None else stream.scores(seed=seed),
+    )
 
 
 _GRADIENT_KINDS: tuple[ImportanceKind, ...] = ("taylor", "fused")
@@ -286,9 +296,17 @@ def _adder(moments: ChannelMoments) -> Callable[[nn.Module, tuple[torch.Tensor, 
 
 
 def _backward_passes(
-    model: PreTrainedModel, batches: list[torch.Tensor], layers: list[_LayerMeasurement]
+    model: PreTrainedModel,
+    batches: list[torch.Tensor],
+    layers: list[_LayerMeasurement],
+    stream: StreamMeasurement | None,
 ) -> None:
-    with _gradients_of(model, layers), _hooked(*(layer.watch_gradients() for layer in layers)):
+    in_layers = {parameter for layer in layers for parameter in layer.parameters()}
+    # Before the layers' own, which free each gradient.
+    handles = [stream.watch_gradients(kept=in_layers)] if stream is not None else []
+    wanted = in_layers if stream is None else in_layers | set(stream.parameters())
+    handles += [layer.watch_gradients() for layer in layers]
+    with _gradients_of(model, wanted), _hooked(*handles):
         for ids_BT in batches:
             model(input_ids=ids_BT, labels=ids_BT, use_cache=False).loss.backward()
 
@@ -300,14 +318,13 @@ def _forward_passes(model: PreTrainedModel, batches: list[torch.Tensor]) -> None
 
 
 @contextmanager
-def _gradients_of(model: PreTrainedModel, layers: list[_LayerMeasurement]) -> Iterator[None]:
-    """Let only grouped parameters want gradients, and give every flag back afterwards."""
+def _gradients_of(model: PreTrainedModel, wanted: Iterable[nn.Parameter]) -> Iterator[None]:
+    """Let only wanted parameters want gradients, and give every flag back afterwards."""
     flags = {parameter: parameter.requires_grad for parameter in model.parameters()}
     model.zero_grad(set_to_none=True)
     model.requires_grad_(False)
-    for layer in layers:
-        for parameter in layer.parameters():
-            parameter.requires_grad_(True)
+    for parameter in wanted:
+        parameter.requires_grad_(True)
     try:
         yield
     finally:

@@ -70,6 +70,7 @@ def _scores(run: Run, batches: Sequence[Tensor]) -> Scores:
             batches,
             run.recipe.importance,
             input_means=run.recipe.compensation == "bias",
+            hidden=run.recipe.narrows_stream,
         )
 
 

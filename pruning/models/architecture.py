@@ -95,6 +95,8 @@ class Architecture:
     final_norm: int = 1
     """Its parameters, in hidden channels."""
     experts_per_token: int = 0
+    hidden_divisor: int = 1
+    """What the architecture wants hidden sizes to be multiples of."""
 
     def narrowed(self, hidden_size: int) -> "Architecture":
         """The same with another hidden size."""
@@ -157,6 +159,7 @@ def read_architecture(config: Mapping[str, Any]) -> Architecture:
         costs_without_stream=_costs(config, traits, hidden_size=0, head_dim=head_dim),
         final_norm=1 + traits.norm_biases,
         experts_per_token=config.get("num_experts_per_tok") or 0,
+        hidden_divisor=num_heads if FAMILIES[model_type].heads_divide_hidden_size else 1,
     )
 
 

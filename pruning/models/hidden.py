@@ -38,6 +38,13 @@ def outer_stream_tensors(adapter: Adapter, model: PreTrainedModel) -> list[Group
     return found + _of_norm(model.base_model.get_submodule(adapter.family.final_norm))
 
 
+def stream_norms(adapter: Adapter, model: PreTrainedModel) -> list[nn.Module]:
+    """The norms over the residual stream, the final one last."""
+    layers, names = adapter.layers(model), adapter.family.norms
+    norms = [layer.get_submodule(name) for layer in layers for name in names]
+    return [*norms, model.base_model.get_submodule(adapter.family.final_norm)]
+
+
 def require_selectable(family: Family) -> None:
     """Raise where no stock model computes what is left without some hidden channels.
 
@@ -76,19 +83,20 @@ def refit_stream(model: PreTrainedModel, hidden_size: int) -> None:
         for name in ("hidden_size", "hidden_dim", "embedding_dim"):
             if getattr(module, name, None) == config.hidden_size:
                 setattr(module, name, hidden_size)
+    # Without it some families derive it from the hidden size, which no longer gives it.
+    config.head_dim = adapter.head_dim
     config.rms_norm_eps = config.rms_norm_eps * ratio
     config.hidden_size = hidden_size
 
 
 def _scale_norms(model: PreTrainedModel, adapter: Adapter, scale: float) -> None:
-    family, layers = adapter.family, adapter.layers(model)
-    norms = [layer.get_submodule(name) for layer in layers for name in family.norms]
-    if not (_multiplies_embeddings(model) and _is_tied(model)):
-        # Else the head's weights gain with the embeddings' what the final norm would gain.
-        norms.append(model.base_model.get_submodule(family.final_norm))
+    norms, offset = stream_norms(adapter, model), adapter.family.norm_offset
+    if _multiplies_embeddings(model) and _is_tied(model):
+        # The head's weights gain with the embeddings' what the final norm would gain.
+        norms.pop()
     for norm in norms:
         weight = norm.get_parameter("weight")
-        weight.copy_((weight + family.norm_offset) * scale - family.norm_offset)
+        weight.copy_((weight + offset) * scale - offset)
 
 
 def _scale_embeddings(model: PreTrainedModel, scale: float, hidden_size: int) -> None:

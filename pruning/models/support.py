@@ -29,6 +29,14 @@ def check_supported(recipe: Recipe, model_type: str) -> None:
             param="model",
             hint=f"supported: {', '.join(sorted(FAMILIES))}",
         )
+    if recipe.narrows_stream and family.centres_stream:
+        able = [name for name, other in FAMILIES.items() if not other.centres_stream]
+        raise _refused(
+            family,
+            "norms take away a mean over all hidden channels, which fewer do not have",
+            "axes",
+            f"the hidden size shrinks in {_listed(able)}",
+        )
     if family.experts is not None:
         _check_experts(recipe, family)
     elif "expert" in recipe.axes:

@@ -11,7 +11,7 @@ from transformers import AutoConfig
 
 from pruning.allocation.allocate import allocate
 from pruning.allocation.shapes import shape_num_parameters
-from pruning.allocation.widths import depth_of, widths_of
+from pruning.allocation.widths import depth_of, hidden_size_of, widths_of
 from pruning.errors import TargetUnreachable
 from pruning.estimate import estimate
 from pruning.events import IncrementFinished, LayerWidths
@@ -74,12 +74,19 @@ BASE = LayerWidths(intermediate_size=64, num_attention_heads=6, num_key_value_he
         ({"num_key_value_heads": 4}, "num_attention_heads|num_key_value_heads"),
         ({"num_attention_heads": 5}, "num_attention_heads"),
         ({"num_key_value_heads": 1, "num_attention_heads": 3}, "num_attention_heads"),
-        ({"hidden_size": 32}, "hidden_size"),
     ],
 )
 def test_a_shape_beyond_the_model_names_the_field(shape: dict[str, int], field: str) -> None:
     with pytest.raises(TargetUnreachable, match=field):
         widths_of(Shape(**shape), BASE)
+
+
+@pytest.mark.parametrize(("hidden_size", "divisor"), [(65, 1), (60, 8)])
+def test_a_residual_stream_beyond_the_model_or_its_heads_is_refused(
+    hidden_size: int, divisor: int
+) -> None:
+    with pytest.raises(TargetUnreachable, match="hidden_size"):
+        hidden_size_of(Shape(hidden_size=hidden_size), 64, divisor)
 
 
 def test_a_shape_deeper_than_the_model_is_refused() -> None:
@@ -97,9 +104,12 @@ def test_a_run_ends_with_a_stock_model_of_the_shape(tmp_path: Path, tiny_model_d
         "num_attention_heads": 3,
         "num_key_value_heads": 3,
         "num_hidden_layers": 2,
+        "hidden_size": 36,
     }
     corpus = write_corpus(tmp_path / "text.jsonl")
-    recipe = make_recipe(tiny_model_dir, corpus, target={"shape": shape})
+    recipe = make_recipe(
+        tiny_model_dir, corpus, target={"shape": shape}, importance={"kind": "taylor"}
+    )
     directories: list[str] = []
     run(
         recipe,
