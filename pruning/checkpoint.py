@@ -122,17 +122,20 @@ def save_checkpoint(
     model: PreTrainedModel,
     tokenizer: PreTrainedTokenizerBase,
     tensors: Tensors,
+    averages: Mapping[str, Tensor],
     state: Mapping[str, Any],
     derive: Callable[[Path], None] | None = None,
 ) -> Saved:
     """Write one increment's checkpoint; `files` and `num_bytes` of the manifest are filled in here.
 
-    `derive` may add files that follow from the others, such as exports and the model card.
+    `averages` are published in place of the weights that they name. `derive` may add files that
+    follow from the others, such as exports and the model card.
     An interrupted call leaves only a directory that begins with a dot, which the next call removes.
     """
     directory = out_dir / increment_directory(manifest.increment)
     unfinished = _begin(directory)
-    _save_model(model, tensors.weights, unfinished, getattr(torch, manifest.dtype))
+    published = {**tensors.weights, **averages}
+    _save_model(model, published, unfinished, getattr(torch, manifest.dtype))
     tokenizer.save_pretrained(unfinished)
     _save_training_state(tensors, state, unfinished / TRAINING_STATE)
     if derive is not None:

@@ -515,6 +515,13 @@ class Recovery(Part):
     weight_decay: float = Field(0.0, ge=0, description="Of AdamW.")
     betas: tuple[float, float] = Field((0.9, 0.95), description="Of AdamW.")
     max_grad_norm: float = Field(1.0, gt=0, description="Gradients are clipped to it.")
+    average_decay: float | None = Field(
+        None,
+        gt=0,
+        lt=1,
+        description="Publish and evaluate a moving average of the weights, which keeps this share "
+        "of itself in each step. None: the weights as they are.",
+    )
     precision: Literal["float32", "bfloat16"] = Field(
         "bfloat16", description="Of the products; weights are float32."
     )
@@ -535,6 +542,12 @@ class Recovery(Part):
         description="How much training time a kill may cost: inside an increment the state is kept "
         "this often, on the worker's own disk. None: only increments are.",
     )
+
+    @model_validator(mode="after")
+    def _averages_what_stays(self) -> Self:
+        if self.average_decay is not None and self.kind == "lora":
+            raise ValueError("average_decay goes with kind 'full': factors are new in each cut")
+        return self
 
 
 class PerplexitySuite(Part):

@@ -17,12 +17,12 @@ from pruning.models.geometry import count_parameters, layer_widths
 from pruning.models.loss import product_dtype
 from pruning.plan import PruningPlan
 from pruning.surgery import apply_plan
+from pruning.training.averaging import keeping_distance
 
 
 def cut(run: Run, increment: Increment) -> bool:
     """Score the groups, decide what goes, and cut model and optimizer; False if asked to stop."""
     check_ranks(run)
-    num_parameters_before = count_parameters(run.model)
     _keep_teacher(run)
     trains = run.loop.progress.step < increment.pruning_until_step
     if trains and run.recipe.schedule.kind == "continuous":
@@ -33,21 +33,11 @@ def cut(run: Run, increment: Increment) -> bool:
         _enter(run, "calibrating", increment)
         findings = calibrate(run, increment.number) if run.ranks.is_first else None
         _enter(run, "pruning", increment)
-        _cut_to(run, findings, increment.target_num_parameters)
+        _cut_to(run, increment, findings, increment.target_num_parameters)
         finished = True
-    if not finished:
-        return False
-    run.cut_increment = increment.number
-    run.emit(
-        PruneFinished(
-            increment=increment.number,
-            num_tokens=run.num_tokens,
-            num_parameters_before=num_parameters_before,
-            num_parameters=count_parameters(run.model),
-            widths=layer_widths(run.model),
-        )
-    )
-    return True
+    if finished:
+        run.cut_increment = increment.number
+    return finished
 
 
 def _cut_by_masks(run: Run, increment: Increment, *, trains: bool) -> bool:
@@ -61,7 +51,7 @@ def _cut_by_masks(run: Run, increment: Increment, *, trains: bool) -> bool:
         findings = calibrate_repair(run, masks.scores(), increment.number)
         findings = Findings(findings.scores, findings.inputs, masks.input_factors())
     _enter(run, "pruning", increment)
-    _cut_to(run, findings, increment.target_num_parameters)
+    _cut_to(run, increment, findings, increment.target_num_parameters)
     return True
 
 
@@ -78,7 +68,7 @@ def _cut_while_training(run: Run, increment: Increment) -> bool:
         target = size - (size - increment.target_num_parameters) * number // num_cuts
         # A step of all layers at once takes more than one share: the next ones have it behind them.
         if count_parameters(run.model) > target:
-            _cut_to(run, _findings(run, saliency), target)
+            _cut_to(run, increment, _findings(run, saliency), target)
             saliency = _fresh_saliency(run)
     return True
 
@@ -118,13 +108,24 @@ def _findings(run: Run, saliency: TrainingSaliency | None) -> Findings:
     return calibrate_repair(run, saliency.scores(), draw)
 
 
-def _cut_to(run: Run, findings: Findings | None, target: int) -> None:
+def _cut_to(run: Run, increment: Increment, findings: Findings | None, target: int) -> None:
+    num_parameters_before = count_parameters(run.model)
     plan, run.debt = run.ranks.from_first(lambda: _choose(run, findings, target))
-    if findings is not None:
-        _compensate(run, plan, findings)
-    run.ranks.copy_from_first(run.model)
+    with keeping_distance(run.loop.optimizer):
+        if findings is not None:
+            _compensate(run, plan, findings)
+        run.ranks.copy_from_first(run.model)
     apply_plan(run.model, plan, previous=run.plan, optimizer=run.loop.optimizer)
     run.plan = plan
+    run.emit(
+        PruneFinished(
+            increment=increment.number,
+            num_tokens=run.num_tokens,
+            num_parameters_before=num_parameters_before,
+            num_parameters=count_parameters(run.model),
+            widths=layer_widths(run.model),
+        )
+    )
 
 
 def _choose(run: Run, findings: Findings | None, target: int) -> tuple[PruningPlan, Debt]:

@@ -31,6 +31,7 @@ from pruning.methods.run import Run
 from pruning.methods.suites import measure_suites
 from pruning.models.geometry import count_parameters, layer_widths
 from pruning.paired import encode_rows
+from pruning.training.averaging import averaged, averages
 
 
 def prune_incrementally(run: Run) -> Outcome | None:
@@ -49,7 +50,8 @@ def prune_incrementally(run: Run) -> Outcome | None:
             evaluate(run, "pruned", increment.number)
         if not recover(run, increment):
             return None
-        evaluate(run, "recovered", increment.number)
+        with averaged(run.model, run.loop.optimizer):
+            evaluate(run, "recovered", increment.number)
         if _breaks_quality_floor(run, increment):
             return "quality_floor"
         publish(run, increment)
@@ -155,6 +157,7 @@ def publish(run: Run, increment: Increment) -> None:
             model=run.model,
             tokenizer=run.tokenizer,
             tensors=tensors,
+            averages=averages(tensors.moments),
             state=run.training_state(),
             derive=lambda directory: derive(run, manifest, directory),
         )

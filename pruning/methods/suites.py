@@ -14,8 +14,10 @@ def measure_suites(run: Run, stage: EvaluationStage, increment: int) -> None:
     wanted = run.recipe.evaluation.suites_of == "every" or increment in (0, len(run.increments))
     if not wanted:
         return
-    scores = run_suites(
-        run.model, run.tokenizer, run.recipe.evaluation, directory=run.out_dir / _CACHE
+    scores = run.ranks.from_first(
+        lambda: run_suites(
+            run.model, run.tokenizer, run.recipe.evaluation, directory=run.out_dir / _CACHE
+        )
     )
     for score in scores:
         measurement = _measurement(score, stage, increment)

@@ -22,6 +22,7 @@ from pruning.models.loss import predictions_inside, training_loss
 from pruning.ranks import Ranks, own_part, whole
 from pruning.recipe import Recovery
 from pruning.training.acceleration import accelerated
+from pruning.training.averaging import follow
 from pruning.training.lora import low_rank
 from pruning.training.memory import is_out_of_memory
 from pruning.training.optimizer import build_optimizer
@@ -229,6 +230,8 @@ class TrainingLoop:
             group["lr"] = learning_rate
         self.optimizer.step()
         self.optimizer.zero_grad(set_to_none=True)
+        if self.recovery.average_decay is not None:
+            follow(self.optimizer, self.recovery.average_decay)
         self.progress.step += 1
         self.progress.num_tokens += self.tokens_per_step
         return learning_rate
