@@ -1,20 +1,27 @@
 """What a request would lead to, said before it is taken."""
 
 import os
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from api.deps import Principal
 from api.model_configs import ModelConfig, ModelConfigs
-from api.schemas.estimates import EstimatedTime, EstimateRead, ModelRead, SizeRead
+from api.schemas.estimates import (
+    EstimatedTime,
+    EstimateRead,
+    ForecastRead,
+    ModelRead,
+    SizeRead,
+)
 from pruning.estimate import Estimate, estimate
 from pruning.recipe import DataSource, HubModel, InlineData, PathData, Recipe, UploadData
 from registry import credentials, files
-from registry.db import SessionFactory, reading
+from registry.db import SessionFactory
 from registry.estimates import Pace
 from registry.settings import Settings
+from registry.tenancy import reading_of
 
 _BYTES_PER_TOKEN = 4.0
 """Of English text and code under vocabularies of 30,000 entries and more; within a third."""
@@ -59,7 +66,7 @@ def file_sizes(sessions: SessionFactory, who: Principal, recipe: Recipe) -> dict
     """
     if not files.named_in(recipe):
         return {}
-    with reading(sessions) as session:
+    with reading_of(sessions, who.tenant_id) as session:
         rows = files.usable(session, who.tenant_id, recipe)
         return {row.id: row.size_bytes or 0 for row in rows}
 
@@ -74,7 +81,7 @@ def model_token(
     """
     if not isinstance(recipe.model, HubModel) or recipe.model.credential is None:
         return None
-    with reading(sessions) as session:
+    with reading_of(sessions, who.tenant_id) as session:
         return credentials.of_recipe(session, who.tenant_id, recipe, settings.installation_secret)
 
 
@@ -119,7 +126,9 @@ def _file_sizes(path: Path) -> Iterator[int]:
                 yield entry.stat().st_size
 
 
-def read_estimate(foretold: Foretold, pace: Pace | None) -> EstimateRead:
+def read_estimate(
+    foretold: Foretold, pace: Pace | None, forecasts: Sequence[ForecastRead]
+) -> EstimateRead:
     """The estimate as it is answered."""
     found = foretold.estimate
     return EstimateRead(
@@ -142,6 +151,7 @@ def read_estimate(foretold: Foretold, pace: Pace | None) -> EstimateRead:
             jobs=pace.num_jobs if pace else 0,
             device=pace.device if pace else None,
         ),
+        forecast=list(forecasts),
     )
 
 

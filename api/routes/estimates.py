@@ -7,13 +7,13 @@ from fastapi import APIRouter, Depends, Request
 from api.bodies import Body, json_body
 from api.deps import JobsReader, ModelConfigsDep, SettingsDep
 from api.errors import Problem
-from api.estimates import file_sizes, foretell, model_token, read_estimate
+from api.estimates import file_sizes, foretell, model_token
+from api.forecasts import estimate_with_history
 from api.openapi import body_of, problems
 from api.paths import refuse_forbidden_paths
 from api.schemas.estimates import EstimateRead
 from api.schemas.jobs import JobCreate
 from registry.db import reading
-from registry.estimates import find_pace
 
 router = APIRouter(prefix="/v1/estimates", tags=["jobs"])
 
@@ -47,4 +47,4 @@ def create_estimate(
             param="model",
         )
     with reading(sessions) as session:
-        return read_estimate(foretold, find_pace(session, who.tenant_id))
+        return estimate_with_history(session, who.tenant_id, recipe, foretold)

@@ -26,9 +26,9 @@ from api.estimates import (
     file_sizes,
     foretell,
     model_token,
-    read_estimate,
     summary_of,
 )
+from api.forecasts import estimate_with_history
 from api.openapi import body_of, problems
 from api.paths import refuse_forbidden_paths
 from api.queries import METADATA_PARAMETER, JobQueryDep, MetadataFilter
@@ -106,9 +106,10 @@ def create_job(
 def _dry_run(
     session: Session, tenant_id: str, body: Body[JobCreate], foretold: Foretold | None
 ) -> dict[str, Any]:
+    recipe = body.value.recipe
     answer = JobDryRun(
-        resolved=body.value.recipe.model_dump(mode="json"),
-        estimate=read_estimate(foretold, find_pace(session, tenant_id)) if foretold else None,
+        resolved=recipe.model_dump(mode="json"),
+        estimate=estimate_with_history(session, tenant_id, recipe, foretold) if foretold else None,
     )
     return answer.model_dump(mode="json")
 

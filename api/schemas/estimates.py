@@ -37,6 +37,25 @@ class EstimatedTime(Read):
     device: str | None = Field(description="The kind of device they ran on.")
 
 
+class ForecastRead(Read):
+    """The held-out perplexity a size would cost, foretold from your own past jobs."""
+
+    params: int = Field(description="The size foretold.")
+    ratio: float | None = Field(
+        description="Expected perplexity over the base model's; null where there is no forecast."
+    )
+    ratio_low: float | None = Field(description="Lower end of the interval.")
+    ratio_high: float | None = Field(description="Upper end of the interval.")
+    interval: float = Field(description="Share of jobs that the interval is meant to hold.")
+    jobs: int = Field(description="Past jobs it was fitted to.")
+    same_method: bool = Field(description="Whether only jobs of the same method were.")
+    held: int = Field(
+        description="Past increments that an interval from all other jobs would have held."
+    )
+    tried: int = Field(description="Of so many.")
+    reason: str | None = Field(description="Why there is no forecast.")
+
+
 class EstimateRead(Read):
     """What a job would lead to, computed from its model's configuration."""
 
@@ -51,3 +70,6 @@ class EstimateRead(Read):
     peak_memory_bytes: int = Field(description="Memory of the run while it trains.")
     storage_bytes: int = Field(description="Bytes of all checkpoints, training states included.")
     time: EstimatedTime = Field(description="How long it would take.")
+    forecast: list[ForecastRead] = Field(
+        description="What quality to expect of each target, in the order given."
+    )
