@@ -17,6 +17,7 @@ from sqlalchemy.engine import make_url
 from sqlalchemy.orm import DeclarativeBase, Session, sessionmaker
 from sqlalchemy.pool import ConnectionPoolEntry
 
+from registry.bounded import bound_answers
 from registry.column_types import dump_json
 from registry.settings import Settings
 
@@ -35,7 +36,7 @@ def create_engine(settings: Settings) -> Engine:
     url = make_url(settings.database_url)
     if url.get_backend_name() == "sqlite":
         return _sqlite_engine(settings.database_url)
-    return sqlalchemy.create_engine(
+    engine = sqlalchemy.create_engine(
         url,
         hide_parameters=True,
         json_serializer=dump_json,
@@ -49,6 +50,8 @@ def create_engine(settings: Settings) -> Engine:
             "tcp_user_timeout": 5000,
         },
     )
+    bound_answers(engine, settings.database_answer_seconds)
+    return engine
 
 
 def _sqlite_engine(url: str) -> Engine:

@@ -9,7 +9,7 @@ from sqlalchemy import Select, and_, or_, select
 from sqlalchemy.orm import Session
 
 from pruning.recipe import HubModel, Recipe
-from registry import events, files, outbox, webhooks
+from registry import events, files, outbox, scheduling, webhooks
 from registry.db import database_now
 from registry.errors import InvalidCursor, InvalidTransition, NotFound
 from registry.ids import new_id
@@ -42,6 +42,7 @@ def create(
     priority: int = 0,
     max_attempts: int = DEFAULT_MAX_ATTEMPTS,
     max_runtime_seconds: float | None = None,
+    reserved_bytes: int = 0,
     estimate: Mapping[str, Any] | None = None,
     webhook: WebhookWish | None = None,
 ) -> Job:
@@ -62,6 +63,8 @@ def create(
         job_metadata=dict(metadata or {}),
         estimate=dict(estimate) if estimate is not None else None,
         priority=priority,
+        queue=scheduling.queue_for(recipe),
+        reserved_bytes=reserved_bytes,
         max_attempts=max_attempts,
         max_runtime_seconds=max_runtime_seconds,
         status=JobStatus.QUEUED,

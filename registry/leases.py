@@ -5,7 +5,7 @@ the fence of its lease in the `WHERE` (`guard`, `renew`); when that matches no r
 lost and the holder stops.
 """
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import timedelta
 from typing import Any
@@ -13,7 +13,7 @@ from typing import Any
 from sqlalchemy import select, update
 from sqlalchemy.orm import Session
 
-from registry import jobs, quotas
+from registry import jobs, quotas, scheduling
 from registry.db import database_now
 from registry.errors import LeaseLost, NotFound
 from registry.status import LEASED, JobStatus
@@ -36,7 +36,7 @@ class Lease:
 
 
 def acquire(session: Session, job_id: str, owner: str, lease_seconds: float) -> Lease | None:
-    """The lease of a job that is queued and due; None if another has it nothing is to do, or the
+    """The lease of a job that is queued and due; None if another has it, nothing is to do, or the
     tenant has as many running as it may."""
     try:
         job = jobs.lock(session, job_id)
@@ -69,6 +69,17 @@ def acquire(session: Session, job_id: str, owner: str, lease_seconds: float) -> 
         head_checkpoint_id=job.head_checkpoint_id,
         recipe=job.recipe,
     )
+
+
+def acquire_next(
+    session: Session, queues: Sequence[str], owner: str, lease_seconds: float
+) -> Lease | None:
+    """The lease of the job whose turn it is in these queues; None if none can be had."""
+    for job_id in scheduling.in_turn(session, queues):
+        lease = acquire(session, job_id, owner, lease_seconds)
+        if lease is not None:
+            return lease
+    return None
 
 
 def renew(session: Session, lease: Lease) -> JobStatus:

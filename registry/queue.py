@@ -13,6 +13,7 @@ from kombu.entity import Queue
 
 from registry import spool
 from registry.outbox import RUN_JOB, Publish
+from registry.scheduling import DEFAULT_QUEUE
 from registry.settings import Settings
 from registry.tables import OutboxMessage
 
@@ -33,6 +34,7 @@ _REDIS_OPTIONS = {
 
 def celery_app(settings: Settings) -> Celery:
     """The application object, for sending and for `celery -A worker.app worker`."""
+    queues = settings.queues or (DEFAULT_QUEUE,)
     app = Celery("espalier", set_as_current=False)
     app.conf.update(
         task_acks_late=False,
@@ -41,8 +43,8 @@ def celery_app(settings: Settings) -> Celery:
         task_serializer="json",
         accept_content=["json"],
         task_publish_retry=False,
-        task_default_queue=settings.queues[0],
-        task_queues=[Queue(name) for name in settings.queues],  # type: ignore[no-untyped-call]  # untyped there
+        task_default_queue=queues[0],
+        task_queues=[Queue(name) for name in queues],  # type: ignore[no-untyped-call]  # untyped there
         worker_prefetch_multiplier=1,
         worker_pool="threads",
         worker_concurrency=1,

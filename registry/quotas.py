@@ -58,12 +58,15 @@ def check_storage(session: Session, tenant_id: str, num_bytes: int) -> None:
     Raises:
         QuotaExceeded: they are not.
     """
-    limit = of(session, tenant_id).storage_bytes
-    if limit is None:
+    if of(session, tenant_id).storage_bytes is None:
         return
-    used = storage_used(session, tenant_id)
-    if used + num_bytes > limit:
-        message = f"{used} bytes are stored, {num_bytes} more are too many"
+    limit = of(session, tenant_id, lock=True).storage_bytes
+    used, reserved = storage_used(session, tenant_id), storage_reserved(session, tenant_id)
+    if limit is not None and used + reserved + num_bytes > limit:
+        message = (
+            f"{used} bytes are stored and {reserved} set aside for jobs under way, "
+            f"{num_bytes} more are too many"
+        )
         raise QuotaExceeded("quota_storage", message, limit)
 
 
@@ -73,6 +76,12 @@ def may_run(session: Session, tenant_id: str) -> bool:
         return True
     limit = of(session, tenant_id, lock=True).max_running
     return limit is None or count_jobs(session, tenant_id, running=True) < limit
+
+
+def has_room(session: Session, tenant_id: str, leaves: int) -> bool:
+    """Whether one more job of the tenant could run once so many of it have left: a look only."""
+    limit = of(session, tenant_id).max_running
+    return limit is None or count_jobs(session, tenant_id, running=True) - leaves < limit
 
 
 def count_jobs(session: Session, tenant_id: str, *, running: bool) -> int:
@@ -97,3 +106,20 @@ def storage_used(session: Session, tenant_id: str) -> int:
         UploadedFile.tenant_id == tenant_id, UploadedFile.status != "deleted"
     )
     return sum(int(session.execute(query).scalar_one() or 0) for query in (checkpoints, files))
+
+
+def storage_reserved(session: Session, tenant_id: str) -> int:
+    """Bytes that the tenant's jobs under way were given at their creation and have not stored."""
+    stored = (
+        select(Checkpoint.job_id, func.sum(CheckpointFile.size_bytes).label("num_bytes"))
+        .join(CheckpointFile, Checkpoint.id == CheckpointFile.checkpoint_id)
+        .where(Checkpoint.tenant_id == tenant_id)
+        .group_by(Checkpoint.job_id)
+        .subquery()
+    )
+    query = (
+        select(Job.reserved_bytes, func.coalesce(stored.c.num_bytes, 0))
+        .outerjoin(stored, stored.c.job_id == Job.id)
+        .where(Job.tenant_id == tenant_id, Job.finished_at.is_(None), Job.reserved_bytes > 0)
+    )
+    return sum(max(reserved - int(held), 0) for reserved, held in session.execute(query))

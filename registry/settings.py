@@ -36,6 +36,9 @@ class Settings(BaseSettings):
     )
     stall_seconds: float = Field(900.0, gt=0, description="A child silent for longer is killed.")
     database_patience_seconds: float = Field(600.0, ge=0, description="Retrying through an outage.")
+    database_answer_seconds: float = Field(
+        35.0, gt=0, description="A Postgres silent for longer is given up; it stops itself at 30."
+    )
     backoff_seconds: float = Field(15.0, ge=0, description="After a retryable failure, doubling.")
     max_backoff_seconds: float = Field(900.0, ge=0)
 
@@ -71,7 +74,11 @@ class Settings(BaseSettings):
 
     log_format: Literal["console", "json"] = "console"
 
-    queues: tuple[str, ...] = Field(("default",), description="Queues a worker consumes.")
+    queues: tuple[str, ...] = Field(
+        (),
+        description="Queues a worker serves, of `default`, `cpu`, `gpu`, `gpus:2`, …; "
+        "by default those that its machine can.",
+    )
     worker_name: str = Field("", description="Name of this worker; default host and process.")
     child_command: tuple[str, ...] = Field(
         (sys.executable, "-m", "pruning"), description="The program that runs recipes."

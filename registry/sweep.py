@@ -3,18 +3,19 @@
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 
-from sqlalchemy import func, select, text, update
-from sqlalchemy.orm import Session
+from sqlalchemy import ColumnElement, case, func, literal, or_, select, text, update
+from sqlalchemy.orm import Session, load_only
 
 from registry import files, idempotency, jobs, outbox
+from registry.column_types import UtcDateTime
 from registry.db import database_now
 from registry.errors import StorageFull
 from registry.failures import Backoff, JobError, record_failure
 from registry.leases import end_attempt
 from registry.settings import Settings
-from registry.status import LEASED, JobStatus
+from registry.status import JobStatus
 from registry.storage import ArtifactStore
-from registry.tables import CheckpointFile, Job, Worker
+from registry.tables import IS_LEASED, IS_QUEUED, CheckpointFile, Job, Worker
 
 STORAGE_FULL = "storage_full"
 """The reason of jobs that were paused because nothing more could be stored."""
@@ -66,7 +67,7 @@ def expire_leases(session: Session, settings: Settings, now: datetime) -> int:
         return 0
     query = (
         select(Job)
-        .where(Job.status.in_(LEASED), Job.lease_until < now)
+        .where(text(IS_LEASED), Job.lease_until < now)
         .order_by(Job.lease_until)
         .limit(BATCH)
         .with_for_update(skip_locked=True)
@@ -134,30 +135,53 @@ def fail_overdue(session: Session, now: datetime) -> int:
 def hint_queued(session: Session, settings: Settings, now: datetime) -> int:
     """Hint again at queued jobs that no worker answered to; how many.
 
-    The first in the queue only, and ever more rarely: a long queue must not fill the broker.
+    The first of each queue only, and ever more rarely: a long queue must not fill the broker.
     """
+    waiting = select(Job.queue).where(text(IS_QUEUED)).distinct()
+    return sum(
+        _hint_queue(session, settings, now, queue) for queue in session.scalars(waiting).all()
+    )
+
+
+def _hint_queue(session: Session, settings: Settings, now: datetime, queue: str) -> int:
+    first = (
+        select(Job.id)
+        .where(text(IS_QUEUED), Job.queue == queue, Job.not_before <= now, Job.deleted_at.is_(None))
+        .order_by(Job.priority.desc(), Job.queued_at)
+        .limit(_MAX_HINTED)
+    )
     query = (
         select(Job)
         .where(
+            Job.id.in_(select(first.subquery())),
             Job.status == JobStatus.QUEUED,
-            Job.not_before <= now,
-            Job.deleted_at.is_(None),
+            or_(Job.hinted_at.is_(None), Job.hinted_at < _hinted_before(settings, now)),
         )
-        .order_by(Job.priority.desc(), Job.queued_at)
-        .limit(_MAX_HINTED)
+        .options(load_only(Job.id, Job.queue, Job.num_hints))
         .with_for_update(skip_locked=True)
         .execution_options(populate_existing=True)
     )
-    unheard = [job for job in session.scalars(query) if _unheard(job, settings, now)]
+    unheard = list(session.scalars(query))
     for job in unheard:
         outbox.hint(session, job)
         job.num_hints += 1
     return len(unheard)
 
 
-def _unheard(job: Job, settings: Settings, now: datetime) -> bool:
-    patience = min(settings.rehint_seconds * 2**job.num_hints, _MAX_HINT_SECONDS)
-    return job.hinted_at is None or now - job.hinted_at > timedelta(seconds=patience)
+def _hinted_before(settings: Settings, now: datetime) -> ColumnElement[datetime]:
+    """By how often a job was hinted at: when that must have been last to be done again now."""
+    latest: dict[int, ColumnElement[datetime]] = {}
+    patience = settings.rehint_seconds
+    while patience < _MAX_HINT_SECONDS:
+        latest[len(latest)] = _ago(now, patience)
+        patience *= 2
+    if not latest:
+        return _ago(now, _MAX_HINT_SECONDS)
+    return case(latest, value=Job.num_hints, else_=_ago(now, _MAX_HINT_SECONDS))
+
+
+def _ago(now: datetime, seconds: float) -> ColumnElement[datetime]:
+    return literal(now - timedelta(seconds=seconds), UtcDateTime())
 
 
 def _mark_lost_workers(session: Session, settings: Settings, now: datetime) -> int:

@@ -125,6 +125,11 @@ def database_url(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[str
         return
     url: str = request.getfixturevalue("postgres_database")
     yield url
+    empty(url)
+
+
+def empty(url: str) -> None:
+    """Leave no row in a Postgres database, and no connection."""
     execute_on_server(url, _CLOSE_OTHERS)
     execute_on_server(url, _EMPTY)
 

@@ -6,6 +6,7 @@ job back; no shutdown mode of Celery does that for a long task.
 
 import functools
 import logging
+import os
 from typing import Any
 
 from celery import Celery, signals
@@ -14,6 +15,7 @@ from registry import logs
 from registry.queue import celery_app
 from registry.settings import Settings
 from worker.heartbeat import Presence
+from worker.machine import with_queues
 from worker.tasks import register
 from worker.workplace import Workplace, open_workplace
 
@@ -54,4 +56,4 @@ def _connect(settings: Settings, workplace: Any, presence: Any) -> None:
     signals.worker_shutdown.connect(shut_down, weak=False)
 
 
-app = build_app(Settings())
+app = build_app(with_queues(Settings(), os.environ))

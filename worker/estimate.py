@@ -37,7 +37,7 @@ class TimeLeft:
             case StepFinished():
                 self._observe_step(event)
             case PruneFinished():
-                self._other_here = self._seconds_here(event.at)
+                self._other_here = self._seconds_here(event.at) - self._training_here
             case IncrementFinished():
                 self._other_seconds.append(self._seconds_here(event.at) - self._training_here)
                 self._increment = event.increment

@@ -9,7 +9,7 @@ from typing import Self
 from sqlalchemy import select
 from sqlalchemy.exc import DBAPIError
 
-from registry import leases, workers
+from registry import leases, scheduling, workers
 from registry.db import reading, transaction
 from registry.errors import LeaseLost
 from registry.leases import Lease
@@ -26,12 +26,14 @@ logger = logging.getLogger(__name__)
 class Heartbeat:
     """Renews a lease while the block runs, and sees what becomes of the job.
 
-    `status` is the job's status when last seen, `lost` whether the lease is over. A database that
-    does not answer is neither: fencing decides later.
+    `status` is the job's status when last seen, `lost` whether the lease is over, `outranked`
+    whether it shall make room for another job. A database that does not answer is none of these:
+    fencing decides later.
     """
 
     def __init__(self, workplace: Workplace, lease: Lease) -> None:
         self.status = JobStatus.RUNNING
+        self.outranked = False
         self._workplace = workplace
         self._lease = lease
         self._lost = threading.Event()
@@ -77,6 +79,9 @@ class Heartbeat:
     def _renew(self) -> None:
         with transaction(self._workplace.factory) as session:
             self.status = leases.renew(session, self._lease)
+        queues = self._workplace.settings.queues
+        with reading(self._workplace.factory) as session:
+            self.outranked = scheduling.is_outranked(session, self._lease.job_id, queues)
 
     def _look(self) -> None:
         # Cheaper than renewing, so that a user who cancels does not wait a third of a lease.

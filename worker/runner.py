@@ -42,37 +42,35 @@ _EXIT_SECONDS = 10.0
 logger = logging.getLogger(__name__)
 
 
-def run(workplace: Workplace, job_id: str) -> bool:
-    """Work on a job for one slice, if it can be had; whether it could."""
-    lease = _acquire(workplace, job_id)
-    if lease is None:
-        return False
-    ids = {"job_id": job_id, "attempt": lease.attempt, "fence": lease.fence}
+def claim(workplace: Workplace) -> Lease | None:
+    """The lease of the job whose turn it is; None if there is none, or this worker ends."""
+    if workplace.stopping.is_set():
+        return None
+    settings = workplace.settings
+    with transaction(workplace.factory) as session:
+        return leases.acquire_next(
+            session, settings.queues, workplace.identity.id, settings.lease_seconds
+        )
+
+
+def work(workplace: Workplace, lease: Lease) -> None:
+    """Run a slice of a leased job and write down how it ended."""
+    ids = {"job_id": lease.job_id, "attempt": lease.attempt, "fence": lease.fence}
     with (
         logs.bound(**ids, worker=lease.owner),
         Heartbeat(workplace, lease) as heartbeat,
         _attempt_directory(workplace, lease) as directory,
     ):
-        logger.info("job %s: leased", job_id)
+        logger.info("job %s: leased", lease.job_id)
         try:
             verdict = _run_child(workplace, lease, heartbeat, directory)
         except LeaseLost as error:
-            logger.warning("job %s: %s", job_id, error)
-            return True
+            logger.warning("job %s: %s", lease.job_id, error)
+            return
         # The one place that catches everything: whatever broke, the job must hear of it.
         except Exception as error:  # noqa: BLE001
             verdict = _verdict_of(error)
         _conclude(workplace, lease, verdict)
-    return True
-
-
-def _acquire(workplace: Workplace, job_id: str) -> Lease | None:
-    if workplace.stopping.is_set():
-        return None
-    with transaction(workplace.factory) as session:
-        return leases.acquire(
-            session, job_id, workplace.identity.id, workplace.settings.lease_seconds
-        )
 
 
 def _run_child(

@@ -98,15 +98,18 @@ class Slice:
             return Stop.SHUTDOWN
         if self.heartbeat.status is JobStatus.PAUSING:
             return Stop.PAUSE
-        return Stop.SLICE if self._is_over() else None
+        return self._turn_is_over()
+
+    def _turn_is_over(self) -> Stop | None:
+        if self._increments == 0:
+            return None  # Or a job longer than a slice would never get on.
+        if self.heartbeat.outranked:
+            return Stop.PREEMPTED
+        elapsed = time.monotonic() - self._started_at
+        return Stop.SLICE if elapsed >= self.workplace.settings.slice_seconds else None
 
     def _is_stalled(self) -> bool:
         return time.monotonic() - self._heard_at > self.workplace.settings.stall_seconds
-
-    def _is_over(self) -> bool:
-        # At least one increment, or a job longer than a slice would never get on.
-        elapsed = time.monotonic() - self._started_at
-        return self._increments > 0 and elapsed >= self.workplace.settings.slice_seconds
 
     def _order(self, wish: Stop) -> None:
         logger.info("job %s: stopping the child: %s", self.lease.job_id, wish.value)

@@ -28,20 +28,25 @@ def register(
         if not isinstance(job_id, str) or others or named:
             logger.warning("a message of another version is ignored")
             return
-        take_hint(app, workplace(), presence(), job_id)
+        take_hint(app, workplace(), presence())
 
 
-def take_hint(app: Celery, workplace: Workplace, presence: Presence, job_id: str) -> None:
-    """Run a slice of the job if there is one to run, then send what it left in the outbox."""
-    presence.current_job_id = job_id
+def take_hint(app: Celery, workplace: Workplace, presence: Presence) -> None:
+    """Run a slice of the job whose turn it is, then send what it left in the outbox.
+
+    That need not be the job of the hint: it is only what woke this worker up.
+    """
+    lease = runner.claim(workplace)
+    if lease is None:
+        return
+    presence.current_job_id = lease.job_id
     try:
-        ran = runner.run(workplace, job_id)
+        runner.work(workplace, lease)
     finally:
         presence.current_job_id = None
-    if ran:
-        # Not earlier: getting ready would take its processors from the run.
-        workplace.parking.park()
-        keep_logs(workplace, job_id)
-        drop_uploads(workplace, job_id)
-        with transaction(workplace.factory) as session:
-            outbox.relay(session, publisher(app))
+    # Not earlier: getting ready would take its processors from the run.
+    workplace.parking.park()
+    keep_logs(workplace, lease.job_id)
+    drop_uploads(workplace, lease.job_id)
+    with transaction(workplace.factory) as session:
+        outbox.relay(session, publisher(app))

@@ -15,6 +15,7 @@ class Stop(StrEnum):
     """Why the worker stopped the child, if it did."""
 
     SLICE = "slice"  # others shall have a turn
+    PREEMPTED = "preempted"  # a job of higher priority waits
     SHUTDOWN = "shutdown"  # this worker ends
     PAUSE = "pause"
     CANCEL = "cancel"
@@ -22,7 +23,7 @@ class Stop(StrEnum):
     STALLED = "stalled"  # the child was silent for too long
 
 
-GENTLE = frozenset({Stop.SLICE, Stop.SHUTDOWN, Stop.PAUSE})
+GENTLE = frozenset({Stop.SLICE, Stop.PREEMPTED, Stop.SHUTDOWN, Stop.PAUSE})
 """Asked to stop at the next boundary; the others are killed."""
 
 

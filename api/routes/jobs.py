@@ -137,6 +137,7 @@ def create_queued(
         priority=wanted.priority,
         max_attempts=wanted.limits.max_attempts,
         max_runtime_seconds=wanted.limits.max_runtime_s,
+        reserved_bytes=stored,
         estimate=summary_of(foretold, pace) if foretold else None,
         webhook=WebhookWish(hook.url, hook.events) if (hook := wanted.webhook) else None,
     )

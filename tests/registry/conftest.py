@@ -1,6 +1,7 @@
 """Jobs to try the registry on."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from pathlib import Path
 
 import pytest
 from sqlalchemy.orm import Session
@@ -8,13 +9,25 @@ from sqlalchemy.orm import Session
 from pruning.recipe import Recipe
 from registry import api_keys, jobs, leases
 from registry.leases import Lease
+from registry.settings import Settings
 from registry.status import JobStatus
 from registry.tables import Job, Tenant
+from tests.conftest import new_postgres_database
 
 REQUEST = {"model": "org/model", "target": "30%", "data": "org/text"}
 RECIPE = Recipe.model_validate(REQUEST)
 
 MakeJob = Callable[..., Job]
+
+
+@pytest.fixture(params=["sqlite", "postgres"])
+def empty(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Settings]:
+    """Settings for a database without a table."""
+    if request.param == "sqlite":
+        yield Settings(data_dir=tmp_path)
+        return
+    with new_postgres_database(request.getfixturevalue("postgres_url")) as url:
+        yield Settings(data_dir=tmp_path, database_url=url)
 
 
 @pytest.fixture

@@ -1,9 +1,5 @@
 """The migrations build exactly the tables of the code, and take them down again."""
 
-from collections.abc import Iterator
-from pathlib import Path
-
-import pytest
 from alembic import command
 from sqlalchemy import inspect
 
@@ -11,17 +7,6 @@ from registry.db import create_engine
 from registry.migrate import alembic_config, is_at_head, migrate
 from registry.settings import Settings
 from registry.tables import Base
-from tests.conftest import new_postgres_database
-
-
-@pytest.fixture(params=["sqlite", "postgres"])
-def empty(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Settings]:
-    """Settings for a database without a table."""
-    if request.param == "sqlite":
-        yield Settings(data_dir=tmp_path)
-        return
-    with new_postgres_database(request.getfixturevalue("postgres_url")) as url:
-        yield Settings(data_dir=tmp_path, database_url=url)
 
 
 def test_up_and_down_and_up_again(empty: Settings) -> None:

@@ -8,10 +8,11 @@ from typing import Any
 import pytest
 
 from pruning.recipe import Recipe
-from registry import api_keys, jobs
+from registry import api_keys, jobs, leases
 from registry.db import SessionFactory, transaction
 from registry.settings import Settings
 from registry.tables import Job, Tenant
+from worker import runner
 from worker.workplace import Workplace, open_workplace
 
 STAND_IN = (sys.executable, "-m", "tests.worker.stand_in")
@@ -28,6 +29,7 @@ def settings(settings: Settings) -> Settings:
             "backoff_seconds": 0.0,
             "stop_grace_seconds": 10.0,
             "lease_seconds": 6.0,
+            "queues": ("default",),
         }
     )
 
@@ -64,6 +66,7 @@ def submit_stand_in(
     increments: int,
     max_attempts: int,
     orders: dict[str, Any],
+    **named: Any,
 ) -> str:
     """A queued job whose child follows `orders`."""
     request = {
@@ -79,8 +82,19 @@ def submit_stand_in(
             recipe=Recipe.model_validate(request),
             spec=request,
             max_attempts=max_attempts,
+            **named,
         )
         return job.id
+
+
+def run(workplace: Workplace, job_id: str) -> bool:
+    """Work on this very job for one slice, if it can be had; whether it could."""
+    with transaction(workplace.factory) as session:
+        seconds = workplace.settings.lease_seconds
+        lease = leases.acquire(session, job_id, workplace.identity.id, seconds)
+    if lease is not None:
+        runner.work(workplace, lease)
+    return lease is not None
 
 
 @pytest.fixture

@@ -19,11 +19,10 @@ from registry.status import JobStatus
 from registry.storage import LocalStore, store_for
 from registry.tables import Base, Job
 from tests.conftest import new_postgres_database
-from tests.worker.conftest import Submit
+from tests.worker.conftest import Submit, run
 from tests.worker.history import check_history
 from tests.worker.processes import environment_of
 from tests.worker.test_runner import submit_interrupted
-from worker import runner
 from worker.workplace import Workplace, open_workplace
 
 Halfway = Callable[[], str]
@@ -35,7 +34,7 @@ def halfway(workplace: Workplace, submit: Submit, tmp_path: Path) -> Halfway:
 
     def run_half() -> str:
         job_id = submit_interrupted(submit, tmp_path)
-        runner.run(workplace, job_id)
+        run(workplace, job_id)
         return job_id
 
     return run_half
@@ -82,7 +81,7 @@ def test_a_job_goes_on_after_its_service_was_destroyed_and_restored(
     try:
         assert rows_of(place.factory) == before
         assert fsck.check(place.factory, place.store).is_sound
-        runner.run(place, job_id)
+        run(place, job_id)
         with reading(place.factory) as session:
             assert session.get_one(Job, job_id).status is JobStatus.SUCCEEDED
         check_history(place.factory, place.store, job_id)

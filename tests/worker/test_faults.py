@@ -34,11 +34,11 @@ from registry.settings import Settings
 from registry.status import JobStatus
 from registry.storage import LocalStore
 from registry.tables import Job
-from tests.worker.conftest import Submit
+from tests.worker.conftest import Submit, run
 from tests.worker.history import check_history
 from tests.worker.increments import Crash, commit_next, crashing, lose, take
 from tests.worker.test_runner import Look
-from worker import publish, runner
+from worker import publish
 from worker.workplace import Workplace
 
 # --- failpoints: the worker dies at a point between publishing and being done ---------------------
@@ -242,7 +242,7 @@ def test_a_loss_that_is_no_number_is_stored_as_none_and_ends_as_the_run_says(
 ) -> None:
     order = {"increment": 2, "how": "fail", "code": 78, "name": "numerics_diverged"}
     job_id = submit(misbehave=order, loss=math.nan)
-    runner.run(workplace, job_id)
+    run(workplace, job_id)
     job = look(job_id)
     assert (job.status, job.increments_done) == (JobStatus.FAILED, 1)
     assert job.error is not None
@@ -258,8 +258,8 @@ def test_a_poison_job_does_not_hold_up_the_others(
     poison = submit(max_attempts=2, misbehave={"increment": 1, "how": "signal", "signal": 11})
     healthy = submit(increments=1)
     for _ in range(2):
-        runner.run(workplace, poison)
-    runner.run(workplace, healthy)
+        run(workplace, poison)
+    run(workplace, healthy)
     assert look(poison).status is JobStatus.FAILED
     assert look(healthy).status is JobStatus.SUCCEEDED
 

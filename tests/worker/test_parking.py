@@ -12,10 +12,9 @@ import psutil
 import pytest
 
 from registry.status import JobStatus
-from tests.worker.conftest import STAND_IN, Submit
+from tests.worker.conftest import STAND_IN, Submit, run
 from tests.worker.processes import ROOT, wait_until
 from tests.worker.test_runner import Look
-from worker import runner
 from worker.child import Invocation, offline_environment
 from worker.parking import Parking
 from worker.workplace import Workplace
@@ -63,7 +62,7 @@ def test_the_waiting_child_runs_the_next_job_and_none_after_it(
     [child] = waiting()
     first, second = submit(increments=1), submit(increments=1)
     for job_id in (first, second):
-        runner.run(workplace, job_id)
+        run(workplace, job_id)
         assert look(job_id).status is JobStatus.SUCCEEDED
     by_job = [f"job {job_id}: child {child.pid}" in caplog.text for job_id in (first, second)]
     assert by_job == [True, False]
@@ -75,7 +74,7 @@ def test_what_the_waiting_child_prints_goes_to_the_log_of_its_attempt(
 ) -> None:
     workplace.parking.park()
     job_id = submit(max_attempts=1, misbehave={"increment": 1, "how": "exit", "code": 78})
-    runner.run(workplace, job_id)
+    run(workplace, job_id)
     error = look(job_id).error
     assert error is not None
     assert error["log_tail"] == "about to leave\n"

@@ -12,7 +12,7 @@ from registry import checkpoints, events, jobs, metrics
 from registry.db import SessionFactory, reading, transaction
 from registry.status import JobStatus
 from registry.tables import Job, JobAttempt
-from tests.worker.conftest import Submit
+from tests.worker.conftest import Submit, run
 from tests.worker.history import check_history
 from worker import runner
 from worker.workplace import Workplace
@@ -26,7 +26,7 @@ def attempts(factory: SessionFactory, job_id: str) -> list[JobAttempt]:
 
 
 def in_background(workplace: Workplace, job_id: str) -> threading.Thread:
-    thread = threading.Thread(target=runner.run, args=(workplace, job_id))
+    thread = threading.Thread(target=run, args=(workplace, job_id))
     thread.start()
     return thread
 
@@ -42,7 +42,7 @@ def test_a_job_runs_to_its_end(
     workplace: Workplace, submit: Submit, look: Look, factory: SessionFactory
 ) -> None:
     job_id = submit()
-    assert runner.run(workplace, job_id)
+    assert run(workplace, job_id)
     job = look(job_id)
     assert (job.status, job.outcome) == (JobStatus.SUCCEEDED, "target_reached")
     assert (job.increments_done, job.params_now, job.tokens_seen) == (3, 700, 120)
@@ -56,7 +56,7 @@ def test_a_job_that_ends_at_its_quality_floor_keeps_its_head_as_the_result(
     workplace: Workplace, submit: Submit, look: Look, factory: SessionFactory
 ) -> None:
     job_id = submit(floor_at=3)
-    runner.run(workplace, job_id)
+    run(workplace, job_id)
     job = look(job_id)
     assert (job.status, job.outcome) == (JobStatus.SUCCEEDED, "quality_floor")
     assert (job.increments_done, job.failures) == (2, 0)
@@ -69,7 +69,7 @@ def test_the_child_s_events_become_the_job_s(
     workplace: Workplace, submit: Submit, factory: SessionFactory
 ) -> None:
     job_id = submit(increments=1)
-    runner.run(workplace, job_id)
+    run(workplace, job_id)
     with reading(factory) as session:
         types = [event.type for event in events.list_after(session, job_id)]
         steps = metrics.columns(session, job_id, ("loss",))
@@ -89,7 +89,7 @@ def test_the_path_of_the_mixture_is_kept(
     workplace: Workplace, submit: Submit, factory: SessionFactory
 ) -> None:
     job_id = submit(increments=2, weights={"web": 0.75, "code": 0.25})
-    runner.run(workplace, job_id)
+    run(workplace, job_id)
     with reading(factory) as session:
         log = events.list_after(session, job_id)
     changes = [event.data for event in log if event.type == "mixture.changed"]
@@ -106,7 +106,7 @@ def test_a_message_delivered_twice_runs_once(
     threads = [in_background(workplace, job_id) for _ in range(4)]
     for thread in threads:
         thread.join()
-    assert not runner.run(workplace, job_id)
+    assert not run(workplace, job_id)
     assert len(attempts(factory, job_id)) == 1
     check_history(factory, workplace.store, job_id)
 
@@ -127,10 +127,10 @@ def test_a_killed_child_is_tried_again_from_the_last_increment(
         "once": str(tmp_path / "once"),
     }
     job_id = submit(misbehave=order)
-    runner.run(workplace, job_id)
+    run(workplace, job_id)
     job = look(job_id)
     assert (job.status, job.increments_done, job.failures) == (JobStatus.QUEUED, 1, 1)
-    runner.run(workplace, job_id)
+    run(workplace, job_id)
     assert look(job_id).status is JobStatus.SUCCEEDED
     first, second = attempts(factory, job_id)
     assert (first.exit_code, second.end_cause) == (-number, "finished")
@@ -144,11 +144,11 @@ def test_what_a_killed_child_kept_of_its_increment_is_there_for_the_next(
     found = tmp_path / "found"
     kill = {"increment": 2, "how": "signal", "signal": 9, "once": str(tmp_path / "once")}
     job_id = submit(misbehave=kill, keep={"increment": 2, "found": str(found)})
-    runner.run(workplace, job_id)
+    run(workplace, job_id)
     job_dir = workplace.settings.work_dir / job_id
     assert [path.name for path in job_dir.glob("*/*")] == ["partial-0002"]
     assert not found.exists()
-    runner.run(workplace, job_id)
+    run(workplace, job_id)
     assert look(job_id).status is JobStatus.SUCCEEDED
     assert found.exists()
     check_history(factory, workplace.store, job_id)
@@ -160,8 +160,8 @@ def test_steps_that_were_lost_and_run_again_count_once(
 ) -> None:
     order = {"increment": 2, "how": "exit", "code": 75, "once": str(tmp_path / "once")}
     job_id = submit(misbehave=order)
-    runner.run(workplace, job_id)
-    runner.run(workplace, job_id)
+    run(workplace, job_id)
+    run(workplace, job_id)
     with reading(factory) as session:
         assert metrics.columns(session, job_id, ("num_tokens",))["step"] == list(range(1, 13))
 
@@ -170,9 +170,9 @@ def test_a_job_that_gets_nowhere_fails_after_max_attempts(
     workplace: Workplace, submit: Submit, look: Look
 ) -> None:
     job_id = submit(max_attempts=2, misbehave={"increment": 1, "how": "signal", "signal": 9})
-    runner.run(workplace, job_id)
+    run(workplace, job_id)
     assert look(job_id).status is JobStatus.QUEUED
-    runner.run(workplace, job_id)
+    run(workplace, job_id)
     job = look(job_id)
     assert job.status is JobStatus.FAILED
     assert job.error is not None
@@ -185,7 +185,7 @@ def test_the_exit_code_says_whether_to_try_again(
 ) -> None:
     order = {"increment": 1, "how": "fail", "code": code, "name": "data_invalid"}
     job_id = submit(misbehave=order)
-    runner.run(workplace, job_id)
+    run(workplace, job_id)
     job = look(job_id)
     assert job.status is status
     assert job.status_reason == "as ordered"
@@ -198,7 +198,7 @@ def test_what_the_child_printed_is_in_the_error(
     workplace: Workplace, submit: Submit, look: Look
 ) -> None:
     job_id = submit(misbehave={"increment": 1, "how": "exit", "code": 78})
-    runner.run(workplace, job_id)
+    run(workplace, job_id)
     error = look(job_id).error
     assert error is not None
     assert "about to leave" in error["log_tail"]
@@ -215,7 +215,7 @@ def test_a_slice_of_no_length_commits_one_increment(
     )
     job_id = submit(step_seconds=0.2)
     while look(job_id).status is JobStatus.QUEUED:
-        runner.run(short, job_id)
+        run(short, job_id)
     assert look(job_id).status is JobStatus.SUCCEEDED
     assert [a.end_cause for a in attempts(factory, job_id)][:1] == ["slice"]
     assert len(attempts(factory, job_id)) >= 2
@@ -249,7 +249,7 @@ def test_a_paused_job_stops_at_a_boundary_and_resumes_there(
     assert 1 <= paused.increments_done < 4
     with transaction(factory) as session:
         jobs.resume(session, jobs.lock(session, job_id))
-    runner.run(workplace, job_id)
+    run(workplace, job_id)
     assert look(job_id).status is JobStatus.SUCCEEDED
     check_history(factory, workplace.store, job_id)
 
@@ -265,7 +265,7 @@ def test_a_worker_that_ends_gives_the_job_back_at_a_boundary(
     job = look(job_id)
     assert (job.status, job.failures) == (JobStatus.QUEUED, 0)
     assert attempts(factory, job_id)[0].end_cause == "shutdown"
-    assert not runner.run(workplace, job_id)
+    assert runner.claim(workplace) is None
 
 
 def test_a_child_that_ignores_the_request_to_stop_is_killed(
@@ -296,8 +296,8 @@ def test_a_silent_child_is_killed_and_tried_again(
     )
     order = {"increment": 1, "how": "hang", "once": str(tmp_path / "once")}
     job_id = submit(increments=1, misbehave=order)
-    runner.run(impatient, job_id)
-    runner.run(impatient, job_id)
+    run(impatient, job_id)
+    run(impatient, job_id)
     assert [a.end_cause for a in attempts(factory, job_id)] == ["stalled", "finished"]
 
 
@@ -322,9 +322,9 @@ def test_a_damaged_head_falls_back_to_the_checkpoint_before(
     workplace: Workplace, submit: Submit, look: Look, factory: SessionFactory, tmp_path: Path
 ) -> None:
     job_id = submit_interrupted(submit, tmp_path)
-    runner.run(workplace, job_id)
+    run(workplace, job_id)
     damage(workplace, factory, job_id, 2)
-    runner.run(workplace, job_id)
+    run(workplace, job_id)
     assert look(job_id).status is JobStatus.SUCCEEDED
     with reading(factory) as session:
         warnings = [e for e in events.list_after(session, job_id) if e.type == "warning"]
@@ -338,10 +338,10 @@ def test_a_job_without_a_whole_checkpoint_fails(
     workplace: Workplace, submit: Submit, look: Look, factory: SessionFactory, tmp_path: Path
 ) -> None:
     job_id = submit_interrupted(submit, tmp_path)
-    runner.run(workplace, job_id)
+    run(workplace, job_id)
     for increment in (1, 2):
         damage(workplace, factory, job_id, increment)
-    runner.run(workplace, job_id)
+    run(workplace, job_id)
     job = look(job_id)
     assert job.status is JobStatus.FAILED
     assert job.error is not None
