@@ -98,7 +98,7 @@ def _fuse(layers: list["_LayerMeasurement"]) -> None:
             torch.cat([layer.by_vector[span] for layer in found]),
             torch.cat([layer.sums[span] for layer in found]),
         )
-        parts = fused.split([len(layer.sums[span]) for layer in found])
+        parts = torch.split(fused, [len(layer.sums[span]) for layer in found])
         for layer, part in zip(found, parts, strict=True):
             layer.sums[span] = part
 
