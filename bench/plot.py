@@ -30,3 +30,42 @@ def plot_quality(found: Mapping[str, Any], path: Path) -> None:
     panels[0].legend()
     figure.savefig(path, dpi=150)
     pyplot.close(figure)
+
+
+def plot_recovery(found: Mapping[str, Any], path: Path) -> None:
+    """Training loss over tokens, one panel per size and budget, cuts marked."""
+    budgets = list(dict.fromkeys((row["sparsity"], row["tokens"]) for row in found["rows"]))
+    figure, panels = pyplot.subplots(
+        1, len(budgets), figsize=(7 * len(budgets), 4.5), constrained_layout=True, squeeze=False
+    )
+    for panel, (sparsity, tokens) in zip(panels[0], budgets, strict=True):
+        for row in found["rows"]:
+            if (row["sparsity"], row["tokens"]) == (sparsity, tokens):
+                _plot_losses(panel, row)
+        panel.set(
+            xlabel="training tokens",
+            ylabel="loss, nats per token (mean over 10 steps)",
+            title=f"{sparsity:.0%} removed, {tokens:,} tokens",
+        )
+        panel.grid(visible=True, alpha=0.25)
+        panel.legend()
+    figure.savefig(path, dpi=150)
+    pyplot.close(figure)
+
+
+def _plot_losses(panel: Any, row: Mapping[str, Any]) -> None:
+    """One run: its losses smoothed within increments, a triangle at each cut."""
+    tokens = [at for at, _ in row["losses"]]
+    losses = [loss for _, loss in row["losses"]]
+    smooth = [
+        sum(losses[max(0, i - 9) : i + 1]) / len(losses[max(0, i - 9) : i + 1])
+        for i in range(len(losses))
+    ]
+    (line,) = panel.plot(tokens, smooth, label=f"{row['variant']}: {row['perplexity']:.1f}")
+    panel.plot(
+        row["cuts"],
+        [smooth[0] for _ in row["cuts"]],
+        linestyle="",
+        marker="v",
+        color=line.get_color(),
+    )

@@ -217,6 +217,10 @@ class Domain(Part):
         None, gt=0, description="Relative weight. Default: by the text it holds."
     )
     max_documents: int | None = Field(None, gt=0, description="Read no more than so many.")
+    max_tokens: int | None = Field(None, gt=0, description="Train on no more than so many.")
+    license: str | None = Field(
+        None, max_length=200, description="Noted in the model card, as you write it."
+    )
 
     @field_validator("source", mode="before")
     @classmethod
@@ -244,6 +248,9 @@ class Mixture(Part):
     update_steps: int = Field(50, gt=0, description="Optimizer steps between two updates.")
 
 
+Deduplication = Literal["none", "exact", "near"]
+
+
 class Data(Part):
     """The corpus: domains to train on, and text held out to evaluate on.
 
@@ -260,6 +267,14 @@ class Data(Part):
     )
     max_held_out_tokens: int = Field(16_384, gt=0, description="Held-out text is cut there.")
     mixture: Mixture = Field(Mixture(), description="How the domains are mixed.")
+    deduplicate: Deduplication = Field(
+        "none", description="Leave out documents seen before in any domain, or nearly so."
+    )
+    decontaminate: bool = Field(
+        False,
+        description="Leave out documents that share thirteen words in a row with what "
+        "`evaluation.suites` or `data.evaluation` will ask.",
+    )
 
     @field_validator("train", mode="before")
     @classmethod
@@ -303,7 +318,7 @@ Axis = Literal[
     "mlp_block",
 ]
 _DEPTH_AXES: tuple[Axis, ...] = ("layer", "attention_block", "mlp_block")
-MASKED_AXES: tuple[Axis, ...] = ("intermediate", "kv_group", "query_head", "layer")
+MASKED_AXES: tuple[Axis, ...] = ("intermediate", "kv_group", "query_head", "layer", "hidden")
 """Axes that masks can be learned of."""
 ImportanceKind = Literal[
     "magnitude",
@@ -316,8 +331,16 @@ ImportanceKind = Literal[
     "block_influence",
     "fused",
     "learned_mask",
+    "pca_energy",
 ]
-HIDDEN_IMPORTANCE: tuple[ImportanceKind, ...] = ("activation", "taylor", "magnitude", "random")
+HIDDEN_IMPORTANCE: tuple[ImportanceKind, ...] = (
+    "activation",
+    "taylor",
+    "magnitude",
+    "random",
+    "pca_energy",
+    "learned_mask",
+)
 """What hidden channels can be measured by."""
 TaylorOrder = Literal["first", "second", "mix"]
 AllocationKind = Literal[
@@ -335,6 +358,7 @@ MethodName = Literal[
     "sheared_llama",
     "efficientllm",
     "saap",
+    "slicegpt",
 ]
 ExportFormat = Literal[
     "gguf:f32",
@@ -515,6 +539,11 @@ class Recovery(Part):
     weight_decay: float = Field(0.0, ge=0, description="Of AdamW.")
     betas: tuple[float, float] = Field((0.9, 0.95), description="Of AdamW.")
     max_grad_norm: float = Field(1.0, gt=0, description="Gradients are clipped to it.")
+    fresh_moments: bool = Field(
+        False,
+        description="Forget Adam's moments at every cut, as Adapt-Pruner's code does. Otherwise "
+        "they are cut like the weights.",
+    )
     average_decay: float | None = Field(
         None,
         gt=0,
@@ -801,6 +830,17 @@ class Recipe(Part):
                 f"hidden channels have no {self.importance.kind} importance: "
                 f"importance.kind must be one of {', '.join(HIDDEN_IMPORTANCE)}"
             )
+        return self
+
+    @model_validator(mode="after")
+    def _energy_is_of_the_stream(self) -> Self:
+        if self.importance.kind == "pca_energy" and set(self.axes) != {"hidden"}:
+            raise ValueError(
+                "importance 'pca_energy' is of hidden channels: axes must be ['hidden']"
+            )
+        shaped = any(target.shape is not None for target in self.targets)
+        if self.importance.kind == "pca_energy" and shaped:
+            raise ValueError("importance 'pca_energy' goes with a size, not with a target shape")
         return self
 
     @model_validator(mode="after")

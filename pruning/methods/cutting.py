@@ -18,6 +18,7 @@ from pruning.models.loss import product_dtype
 from pruning.plan import PruningPlan
 from pruning.surgery import apply_plan
 from pruning.training.averaging import keeping_distance
+from pruning.training.optimizer import forget_moments
 
 
 def cut(run: Run, increment: Increment) -> bool:
@@ -116,6 +117,8 @@ def _cut_to(run: Run, increment: Increment, findings: Findings | None, target: i
             _compensate(run, plan, findings)
         run.ranks.copy_from_first(run.model)
     apply_plan(run.model, plan, previous=run.plan, optimizer=run.loop.optimizer)
+    if run.recipe.recovery.fresh_moments:
+        forget_moments(run.loop.optimizer)
     run.plan = plan
     run.emit(
         PruneFinished(

@@ -4,6 +4,7 @@ import torch
 from torch import nn
 
 from pruning.recipe import Recovery
+from pruning.training.averaging import AVERAGE
 
 
 def build_optimizer(model: nn.Module, recovery: Recovery) -> torch.optim.AdamW:
@@ -19,3 +20,11 @@ def build_optimizer(model: nn.Module, recovery: Recovery) -> torch.optim.AdamW:
         betas=recovery.betas,
         fused=True,
     )
+
+
+def forget_moments(optimizer: torch.optim.Optimizer) -> None:
+    """Let AdamW begin anew; averages of the weights stay."""
+    for state in optimizer.state.values():
+        for key, value in state.items():
+            if key != AVERAGE:
+                value.zero_()

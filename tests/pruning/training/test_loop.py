@@ -12,7 +12,7 @@ from pruning.errors import NumericsDiverged, OutOfMemory
 from pruning.events import Event, RunWarning, StepFinished
 from pruning.recipe import LearningRate, Recovery
 from pruning.training.loop import Progress, TrainingLoop
-from pruning.training.optimizer import build_optimizer
+from pruning.training.optimizer import build_optimizer, forget_moments
 from pruning.training.schedule import Schedule
 from tests.pruning.text import make_documents
 
@@ -143,6 +143,17 @@ def test_norms_and_biases_do_not_decay(tiny_llama: PreTrainedModel) -> None:
     }
     for name, parameter in tiny_llama.named_parameters():
         assert decay[id(parameter)] == (0.0 if "norm" in name else 0.1)
+
+
+def test_an_optimizer_that_forgot_its_moments_steps_as_a_new_one_does(loop: TrainingLoop) -> None:
+    loop.train(3, increment=1)
+    forget_moments(loop.optimizer)
+    new = copy.deepcopy(loop)
+    new.optimizer = build_optimizer(new.model, RECOVERY)
+    loop.train(4, increment=1)
+    new.train(4, increment=1)
+    for ours, theirs in zip(loop.model.parameters(), new.model.parameters(), strict=True):
+        assert torch.equal(ours, theirs)
 
 
 def exhaust_memory(loop: TrainingLoop, *, above_sequences: int) -> None:
