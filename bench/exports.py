@@ -12,6 +12,7 @@ import platform
 from collections.abc import Callable
 from dataclasses import asdict, dataclass
 from datetime import UTC, datetime
+from functools import partial
 from pathlib import Path
 
 import gguf
@@ -44,6 +45,7 @@ PARITY_BARS: dict[ExportFormat, float] = {
     "onnx": 1e-4,
 }
 TINY = ("qwen2", "qwen3", "mistral")
+SPEED_TYPES: tuple[GgufType, ...] = ("q8_0", "f16")
 SPEED_BAR = 0.85
 """Speed-up in decoding, as a share of how many fewer bytes are read per token."""
 
@@ -152,23 +154,23 @@ def bytes_read(path: Path) -> int:
 def stages(model: Path, work: Path) -> dict[str, Callable[[], list[Row]]]:
     """What can be run by itself, in the order of the issue's bars."""
 
-    def parity(sparsity: float) -> list[Row]:
+    def parity(sparsity: float, export: ExportFormat) -> list[Row]:
         checkpoint = cut_checkpoint(model, work, sparsity)
-        return parity_rows(f"{model.name} cut by {sparsity:.0%}", checkpoint, PARITY_BARS)
+        name = f"{model.name} cut by {sparsity:.0%}"
+        return parity_rows(name, checkpoint, {export: PARITY_BARS[export]})
 
-    def tiny() -> list[Row]:
-        found = []
-        for family in TINY:
-            checkpoint = save_tiny_checkpoint(work / family, family)
-            found += parity_rows(f"tiny {family}", checkpoint, {"gguf:f32": 1e-3, "onnx": 1e-4})
-        return found
+    def tiny(family: str) -> list[Row]:
+        checkpoint = save_tiny_checkpoint(work / family, family)
+        return parity_rows(f"tiny {family}", checkpoint, {"gguf:f32": 1e-3, "onnx": 1e-4})
 
     return {
-        "parity-20": lambda: parity(SPARSITIES[0]),
-        "parity-40": lambda: parity(SPARSITIES[1]),
-        "parity-tiny": tiny,
-        "speed-q8_0": lambda: speed_rows(model, work, "q8_0"),
-        "speed-f16": lambda: speed_rows(model, work, "f16"),
+        **{
+            f"{export} at {sparsity:.0%}": partial(parity, sparsity, export)
+            for sparsity in SPARSITIES
+            for export in PARITY_BARS
+        },
+        **{f"tiny {family}": partial(tiny, family) for family in TINY},
+        **{f"speed {kind}": partial(speed_rows, model, work, kind) for kind in SPEED_TYPES},
     }
 
 

@@ -16,6 +16,7 @@ from espalier import errors, maintenance
 from espalier.cli_files import files
 from espalier.cli_keys import keys
 from espalier.cli_models import comparisons, models
+from espalier.cli_push import publishing
 from espalier.client import TRAINING_STATE, Client
 from espalier.connection import default_data_dir
 from espalier.live import duration, increments, millions, sizes, watch_job
@@ -60,6 +61,7 @@ app.add_typer(keys, name="keys")
 app.add_typer(files, name="files")
 app.add_typer(models, name="models")
 app.add_typer(comparisons)
+app.add_typer(publishing)
 app.add_typer(maintenance.app)
 
 JobId = Annotated[str, typer.Argument(help="Id of a job, job_…")]

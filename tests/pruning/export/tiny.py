@@ -17,7 +17,7 @@ from transformers import (
 )
 
 from pruning.models.geometry import unpruned_plan
-from pruning.plan import LayerPlan, PruningPlan
+from pruning.plan import PruningPlan
 from pruning.surgery import apply_plan
 from tests.pruning.tiny import CORPUS, make_tiny_model, make_tiny_tokenizer
 
@@ -28,9 +28,11 @@ def cut(model: PreTrainedModel, *, evenly: bool = False) -> None:
     """Remove channels and KV groups, from each layer as many or from each another number."""
     base = unpruned_plan(model)
     layers = tuple(
-        LayerPlan(
-            intermediate=layer.intermediate[: 40 if evenly else 60 - 8 * i],
-            kv_groups=layer.kv_groups[1:] if evenly else layer.kv_groups[: 3 - min(i, 2)],
+        layer.model_copy(
+            update={
+                "intermediate": layer.intermediate[: 40 if evenly else 60 - 8 * i],
+                "kv_groups": layer.kv_groups[1:] if evenly else layer.kv_groups[: 3 - min(i, 2)],
+            }
         )
         for i, layer in enumerate(base.layers)
     )
