@@ -130,6 +130,8 @@ def floor_of(recipe: Recipe, architecture: Architecture) -> int:
 def _narrowest_stream(recipe: Recipe, architecture: Architecture) -> Architecture:
     if "hidden" not in recipe.axes:
         return architecture
+    if recipe.importance.kind == "pca_energy":
+        architecture = architecture.untied()
     sizes = hidden_widths(
         architecture.hidden_size, architecture.hidden_divisor, recipe.allocation.constraints
     )

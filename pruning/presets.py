@@ -111,6 +111,19 @@ PRESETS: Mapping[str, Mapping[str, Any]] = {
         "schedule": {"num_increments": 1},
         "recovery": {"kind": "lora"},
     },
+    # SliceGPT (arXiv 2401.15024): the residual stream is turned to its principal components and the
+    # weakest go; one rotation for the whole model, so that a stock model comes out.
+    "slicegpt": {
+        "axes": ("hidden",),
+        "importance": {
+            "kind": "pca_energy",
+            "calibration": {"num_samples": 128, "sequence_length": 2048, "batch_size": 1},
+        },
+        "allocation": {"kind": "uniform"},
+        "compensation": "none",
+        "schedule": {"num_increments": 1},
+        "recovery": {"kind": "none"},
+    },
     # Minitron (arXiv 2407.14679): activation importance, the same widths in every layer, one cut,
     # distillation from the base model.
     "minitron": {

@@ -79,14 +79,15 @@ class Scores:
                 f"scores of {len(self.layers)} layers for a plan that keeps {len(living)}"
             )
         found = dict(zip(living, self.layers, strict=True))
-        layers = tuple(found.get(i, _NOTHING) for i in range(len(plan.layers)))
+        layers = tuple(found.get(i, NOTHING) for i in range(len(plan.layers)))
         return replace(self, layers=layers)
 
 
-_NOTHING = LayerScores(
+NOTHING = LayerScores(
     intermediate=torch.empty(0),
     kv_groups=torch.empty(0),
     query_heads=torch.empty(0, 0),
     attention_importance=0.0,
     mlp_importance=0.0,
 )
+"""Of a layer that is gone, or of which nothing was measured."""

@@ -23,9 +23,9 @@ from pruning.models.geometry import layer_widths
 from pruning.models.hidden import (
     outer_stream_tensors,
     refit_stream,
-    require_selectable,
     stream_tensors,
 )
+from pruning.models.support import require_selectable
 from pruning.plan import GONE, LayerPlan, PruningPlan
 from pruning.ranks import select
 

@@ -3,18 +3,22 @@
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
+import torch
 from torch import Tensor
 
 from pruning.allocation.widths import allowed_widths
 from pruning.data.calibration import calibration_batches
+from pruning.importance.energy import principal_components
 from pruning.importance.fisher import fisher_scores
 from pruning.importance.measure import measure_importance
 from pruning.importance.moments import Moments, measure_moments
 from pruning.methods.run import Run
+from pruning.models.geometry import count_parameters, geometry_of
 from pruning.models.loss import autocast
 from pruning.models.projections import BlockKey
+from pruning.models.rotation import free_stream, rotate_stream
 from pruning.recipe import Axis
-from pruning.scores import Scores
+from pruning.scores import NOTHING, Scores
 
 
 @dataclass(frozen=True)
@@ -33,12 +37,35 @@ def calibrate(run: Run, draw: int) -> Findings:
     """Measure the model as it stands, on text that is another for each `draw`."""
     importance = run.recipe.importance
     batches = _batches(run, draw)
+    if importance.kind == "pca_energy":
+        return Findings(_turned(run, batches))
     fisher, repairs = importance.kind == "fisher", run.recipe.compensation in _REPAIRS
     moments = _moments(run, batches, gradients=fisher) if fisher or repairs else None
     return Findings(
         scores=_fisher_scores(run, moments) if fisher and moments else _scores(run, batches),
         inputs=moments.inputs if repairs and moments else {},
     )
+
+
+def _turned(run: Run, batches: Sequence[Tensor]) -> Scores:
+    """Energies of the hidden channels, the model turned to its principal components for that.
+
+    A model that loses nothing is left as it is.
+    """
+    layers = (NOTHING,) * len(run.plan.living)
+    if count_parameters(run.model) <= run.target_num_parameters:
+        return Scores(layers, hidden=torch.ones(run.model.config.hidden_size))
+    embeddings, head = run.model.get_input_embeddings(), run.model.get_output_embeddings()
+    was_tied = head.weight is embeddings.weight
+    free_stream(run.model)
+    energies_D, directions_DD = principal_components(run.model, batches)
+    rotate_stream(run.model, directions_DD)
+    optimizer = run.loop.optimizer
+    optimizer.state.clear()  # Moments along directions that are no more.
+    if was_tied:
+        optimizer.param_groups[0]["params"].append(head.weight)
+    run.geometry = geometry_of(run.model, run.plan)
+    return Scores(layers, hidden=energies_D.float().cpu())
 
 
 def calibrate_repair(run: Run, scores: Scores, draw: int) -> Findings:

@@ -118,6 +118,12 @@ def check_ranks(run: Run) -> None:
     Raises:
         InvalidRecipe: the recipe asks for that.
     """
+    if run.ranks.count > 1 and run.recipe.importance.kind == "pca_energy":
+        raise InvalidRecipe(
+            f"importance 'pca_energy' is measured in one process, not in {run.ranks.count}",
+            param="importance.kind",
+            hint="one process",
+        )
     if run.ranks.count > 1 and run.recipe.schedule.kind != "staged":
         raise InvalidRecipe(
             f"schedule.kind {run.recipe.schedule.kind!r} runs in one process, not in "

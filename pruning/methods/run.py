@@ -98,7 +98,6 @@ def start_from_checkpoint(directory: Path) -> Start:
     """
     opened = load_checkpoint(directory)
     manifest = opened.manifest
-    fixed = count_parameters(opened.model) - count_prunable_parameters(opened.model)
     published = opened.state["last_increment"] == manifest.increment
     parent = opened.manifest_sha256 if published else manifest.lineage.parent_manifest_sha256
     return Start(
@@ -106,7 +105,7 @@ def start_from_checkpoint(directory: Path) -> Start:
         tokenizer=opened.tokenizer,
         plan=manifest.plan,
         base_num_parameters=manifest.base_num_parameters,
-        base_num_prunable_parameters=manifest.base_num_parameters - fixed,
+        base_num_prunable_parameters=opened.state["base_num_prunable_parameters"],
         lineage=manifest.lineage.model_copy(update={"parent_manifest_sha256": parent}),
         last_increment=opened.state["last_increment"],
         last_num_parameters=opened.state["last_num_parameters"],
@@ -187,6 +186,7 @@ class Run:
         return {
             "last_increment": self.last_increment,
             "last_num_parameters": self.last_num_parameters,
+            "base_num_prunable_parameters": self.base_num_prunable_parameters,
             "progress": asdict(self.loop.progress),
             "sampler": self.loop.sampler.state(),
             "debt": self.debt.model_dump(mode="json") if self.debt else None,

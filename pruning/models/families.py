@@ -77,6 +77,15 @@ class Family:
     bias_flags: tuple[str, ...] = ()
     """Configuration fields that give every projection of both blocks a bias; empty: it has none."""
 
+    @property
+    def rotatable(self) -> bool:
+        """Whether every norm over the stream stands right before the projections that read it."""
+        return (
+            not self.centres_stream
+            and self.norms == Family.norms
+            and self.mlp_input == Family.mlp_input
+        )
+
 
 # QK-norm over all heads at once: its weights go with the heads they scale. (The usual per-head
 # QK-norm has one weight of `head_dim` shared by all heads, and stays.)

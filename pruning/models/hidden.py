@@ -6,9 +6,8 @@ import torch
 from torch import nn
 from transformers import PreTrainedModel
 
-from pruning.errors import UnsupportedModel
 from pruning.models.adapter import Adapter, GroupedTensor, adapter_for
-from pruning.models.families import FAMILIES, Family, Side
+from pruning.models.families import Side
 
 
 def stream_tensors(adapter: Adapter, layer: nn.Module) -> list[GroupedTensor]:
@@ -43,22 +42,6 @@ def stream_norms(adapter: Adapter, model: PreTrainedModel) -> list[nn.Module]:
     layers, names = adapter.layers(model), adapter.family.norms
     norms = [layer.get_submodule(name) for layer in layers for name in names]
     return [*norms, model.base_model.get_submodule(adapter.family.final_norm)]
-
-
-def require_selectable(family: Family) -> None:
-    """Raise where no stock model computes what is left without some hidden channels.
-
-    Raises:
-        UnsupportedModel: its norms take away the mean over all channels.
-    """
-    if family.centres_stream:
-        able = sorted(name for name, other in FAMILIES.items() if not other.centres_stream)
-        raise UnsupportedModel(
-            f"{family.model_type} norms take away a mean over all hidden channels, which fewer do "
-            "not have",
-            param="axes",
-            hint=f"axis 'hidden' goes with {', '.join(able)}",
-        )
 
 
 @torch.no_grad()

@@ -29,7 +29,24 @@ def check_supported(recipe: Recipe, model_type: str) -> None:
             param="model",
             hint=f"supported: {', '.join(sorted(FAMILIES))}",
         )
-    if recipe.narrows_stream and family.centres_stream:
+    if recipe.narrows_stream:
+        require_selectable(family)
+    if recipe.importance.kind == "pca_energy":
+        require_rotatable(family)
+    if family.experts is not None:
+        _check_experts(recipe, family)
+    elif "expert" in recipe.axes:
+        able = [name for name, other in FAMILIES.items() if other.experts is not None]
+        raise _refused(family, "has no experts", "axes", f"axis 'expert' goes with {_listed(able)}")
+
+
+def require_selectable(family: Family) -> None:
+    """Raise where no stock model computes what is left without some hidden channels.
+
+    Raises:
+        UnsupportedModel: its norms take away the mean over all channels.
+    """
+    if family.centres_stream:
         able = [name for name, other in FAMILIES.items() if not other.centres_stream]
         raise _refused(
             family,
@@ -37,11 +54,22 @@ def check_supported(recipe: Recipe, model_type: str) -> None:
             "axes",
             f"the hidden size shrinks in {_listed(able)}",
         )
-    if family.experts is not None:
-        _check_experts(recipe, family)
-    elif "expert" in recipe.axes:
-        able = [name for name, other in FAMILIES.items() if other.experts is not None]
-        raise _refused(family, "has no experts", "axes", f"axis 'expert' goes with {_listed(able)}")
+
+
+def require_rotatable(family: Family) -> None:
+    """Raise where the residual stream cannot be turned.
+
+    Raises:
+        UnsupportedModel: norms centre it, or weigh its channels where no projection reads them.
+    """
+    if not family.rotatable:
+        able = [name for name, other in FAMILIES.items() if other.rotatable]
+        raise _refused(
+            family,
+            "has norms that a rotated residual stream does not pass unchanged",
+            "importance.kind",
+            f"importance 'pca_energy' goes with {_listed(able)}",
+        )
 
 
 def _check_experts(recipe: Recipe, family: Family) -> None:

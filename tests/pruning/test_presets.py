@@ -37,6 +37,8 @@ def recipe_of(method: str, model_dir: Path, corpus: Path, **changes: Any) -> Rec
     small = {"target": "15%", **SMALL, **changes}
     if PRESETS[method]["axes"] != ("layer",):
         small["allocation"] = {"constraints": {"width_multiple": 8, "min_intermediate_size": 8}}
+    if PRESETS[method]["axes"] == ("hidden",):
+        small["allocation"] = {"constraints": {"hidden_multiple": 2, "min_hidden_size": 6}}
     return make_recipe(model_dir, corpus, method=method, **small)
 
 
