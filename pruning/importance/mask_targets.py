@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 from pruning.events import LayerWidths
-from pruning.importance.masks import LayerMasks, Masks
+from pruning.importance.masks import Masks
 from pruning.recipe import Axis
 
 
@@ -26,13 +26,13 @@ class MaskTarget(Protocol):
 
 @dataclass(frozen=True)
 class ShapeTarget:
-    """The same shares of every layer's groups, and a share of the layers: an exact shape."""
+    """The same shares of every layer's groups, of the layers and of the stream: an exact shape."""
 
     closed: Mapping[Axis, float]
 
     def violations(self, masks: Masks, ramp: float) -> list[Tensor]:
-        """One row for each layer, of query heads for each KV group too; of layers for all."""
-        return [_closed(masks.layers, axis) - ramp * share for axis, share in self.closed.items()]
+        """One row for each layer, of query heads for each KV group too; else a single one."""
+        return [_closed(masks, axis) - ramp * share for axis, share in self.closed.items()]
 
 
 @dataclass(frozen=True)
@@ -43,9 +43,18 @@ class SizeTarget:
 
     def violations(self, masks: Masks, ramp: float) -> list[Tensor]:
         """A single one."""
-        whole = sum(layer.num_parameters for layer in masks.layers)
-        expected = torch.stack([layer.expected_parameters() for layer in masks.layers]).sum()
-        return [(1 - expected / whole - ramp * self.closed)[None]]
+        return [(1 - masks.expected_share() - ramp * self.closed)[None]]
+
+
+@dataclass(frozen=True)
+class Targets:
+    """Several at once."""
+
+    parts: tuple[MaskTarget, ...]
+
+    def violations(self, masks: Masks, ramp: float) -> list[Tensor]:
+        """Of all of them."""
+        return [missed for part in self.parts for missed in part.violations(masks, ramp)]
 
 
 class Multipliers:
@@ -90,9 +99,11 @@ def target_shares(now: LayerWidths, after: LayerWidths) -> dict[Axis, float]:
     }
 
 
-def _closed(layers: Sequence[LayerMasks], axis: Axis) -> Tensor:
+def _closed(masks: Masks, axis: Axis) -> Tensor:
     """The share of masks that is closed, by row."""
-    masked = [layer.open(axis) for layer in layers if axis in layer.masks]
+    if axis == "hidden":
+        return 1 - masks.open_hidden().mean()[None]
+    opened = [layer.open(axis) for layer in masks.layers if axis in layer.masks]
     if axis == "layer":
-        return 1 - torch.cat(masked).mean()[None]
-    return 1 - torch.cat([open_.mean(dim=-1).flatten() for open_ in masked])
+        return 1 - torch.cat(opened).mean()[None]
+    return 1 - torch.cat([rows.mean(dim=-1).flatten() for rows in opened])

@@ -19,8 +19,6 @@ from pruning.plan import LayerPlan, PruningPlan
 from pruning.recipe import Axis
 from pruning.scores import LayerScores, Scores
 
-MASKED_AXES: tuple[Axis, ...] = ("intermediate", "kv_group", "query_head", "layer")
-
 
 @dataclass
 class Mask:
@@ -136,7 +134,7 @@ class LayerMasks:
 class Masks:
     """The masks of a whole model, which they change only where `applied`.
 
-    Layers at the positions `spared` have none.
+    Layers at the positions `spared` have none. `hidden` [D] masks the residual stream.
     """
 
     def __init__(
@@ -149,14 +147,21 @@ class Masks:
         self._model = model
         self._adapter = adapter_for(model.config)
         self._decoders = self._adapter.layers(model)
+        self._hidden_size: int = model.config.hidden_size
+        embeddings = model.get_input_embeddings().weight
+        self.hidden = (
+            Mask.opened((self._hidden_size,), embeddings.device) if "hidden" in axes else None
+        )
+        in_layers = tuple(axis for axis in axes if axis != "hidden")
         self.layers = tuple(
-            self._masks_of(layer, () if index in spared else axes)
+            self._masks_of(layer, () if index in spared else in_layers)
             for index, layer in enumerate(self._decoders)
         )
 
     def all(self) -> list[Mask]:
         """Every mask, in a fixed order."""
-        return [mask for layer in self.layers for mask in layer.masks.values()]
+        masks = [mask for layer in self.layers for mask in layer.masks.values()]
+        return masks if self.hidden is None else [self.hidden, *masks]
 
     def draw(self, generator: np.random.Generator) -> None:
         """Take new values, differentiable in the log-odds, for the next step."""
@@ -183,6 +188,11 @@ class Masks:
             living = plan.living
             for index, layer in enumerate(self.layers):
                 layer.shut(plan.layers[index], stays=index in living)
+            if self.hidden is not None:
+                kept = torch.zeros_like(self.hidden.values)
+                kept[list(range(len(kept)) if plan.hidden is None else plan.hidden)] = 1
+                # Embeddings shared with the head could not be scaled for one of them alone.
+                self.hidden.set(kept)
 
     def backward(self, penalty: Tensor) -> None:
         """Carry the loss's gradient from the values on to the log-odds, and that of `penalty`.
@@ -207,6 +217,10 @@ class Masks:
         for layer, masks in zip(self._decoders, self.layers, strict=True):
             if "layer" in masks.masks:
                 handles.append(layer.register_forward_hook(_blender(masks.masks["layer"])))
+        if self.hidden is not None:
+            writers = [tensor.module for tensor in output_projections(self._model).values()]
+            for module in [self._model.get_input_embeddings(), *writers]:
+                handles.append(module.register_forward_hook(_multiplier(self.hidden)))
         try:
             yield
         finally:
@@ -220,7 +234,23 @@ class Masks:
 
     def scores(self) -> Scores:
         """What allocation decides by."""
-        return Scores(tuple(layer.scores() for layer in self.layers))
+        layers = tuple(layer.scores() for layer in self.layers)
+        if self.hidden is None:
+            return Scores(layers)
+        return Scores(layers, hidden=self.hidden.open.detach().cpu())
+
+    def open_hidden(self) -> Tensor:
+        """How likely the channels of the residual stream are to be open [D]."""
+        if self.hidden is None:
+            return torch.ones(self._hidden_size, device=self.layers[0].device)
+        return self.hidden.open
+
+    def expected_share(self) -> Tensor:
+        """The share of the layers' parameters that is left, in the mean; differentiable."""
+        expected = torch.stack([layer.expected_parameters() for layer in self.layers]).sum()
+        whole = sum(layer.num_parameters for layer in self.layers)
+        # But for biases, every parameter is as often there as there are hidden channels.
+        return expected / whole * self.open_hidden().mean()
 
     def _masks_of(self, layer: nn.Module, axes: tuple[Axis, ...]) -> LayerMasks:
         adapter, device = self._adapter, next(layer.parameters()).device
@@ -268,6 +298,13 @@ class Masks:
             return (args[0] * self._factors(key).to(args[0].dtype), *args[1:])
 
         return scale
+
+
+def _multiplier(mask: Mask) -> Callable[[nn.Module, object, Tensor], Tensor]:
+    def multiply(_module: nn.Module, _args: object, output_BTD: Tensor) -> Tensor:
+        return output_BTD * mask.values.to(output_BTD.dtype)
+
+    return multiply
 
 
 def _blender(mask: Mask) -> Callable[[nn.Module, tuple[Tensor, ...], Tensor], Tensor]:

@@ -8,7 +8,13 @@ from torch import Tensor
 
 from pruning.data.calibration import calibration_batches
 from pruning.errors import InvalidRecipe
-from pruning.importance.mask_targets import MaskTarget, ShapeTarget, SizeTarget, target_shares
+from pruning.importance.mask_targets import (
+    MaskTarget,
+    ShapeTarget,
+    SizeTarget,
+    Targets,
+    target_shares,
+)
 from pruning.importance.mask_training import MaskTraining
 from pruning.importance.masks import Masks
 from pruning.methods.decide import decide
@@ -16,8 +22,9 @@ from pruning.methods.increments import Increment
 from pruning.methods.mixing import update_mixture
 from pruning.methods.run import Run
 from pruning.models.freezing import frozen
-from pruning.models.geometry import count_parameters, count_prunable_parameters
+from pruning.models.geometry import count_prunable_parameters
 from pruning.models.loss import training_loss
+from pruning.plan import PruningPlan
 from pruning.recipe import MASKED_AXES, Axis
 
 
@@ -97,19 +104,37 @@ def _target(
     """What the masks are to take, and of which axes there are masks.
 
     A first plan, made as if all groups were alike, says where the increment leads to. Where it
-    leads to layers that are alike, the masks are held to their shape; else to the size.
+    leads to layers that are alike, the masks are held to their shape; else to the size, and to the
+    width of the residual stream, which no importance decides.
     """
-    allocation, axes, shape = run.recipe.allocation, run.recipe.axes, run.recipe.targets[-1].shape
-    if shape is None and allocation.layout != "uniform" and axes != ("layer",):
-        excess = count_parameters(run.model) - increment.target_num_parameters
-        return SizeTarget(max(0, excess) / count_prunable_parameters(run.model)), axes
+    axes = run.recipe.axes
     alike = Masks(run.model, MASKED_AXES).scores()
     first_plan, _ = decide(run, alike, increment.target_num_parameters)
+    width = run.model.config.hidden_size
+    hidden = 0.0 if first_plan.hidden is None else 1 - len(first_plan.hidden) / width
+    if not _leads_to_layers_alike(run):
+        parts: list[MaskTarget] = [SizeTarget(_share_of_layers(run, increment, first_plan))]
+        if hidden > 0:
+            parts.append(ShapeTarget({"hidden": hidden}))
+        return Targets(tuple(parts)), axes
     before, after = run.geometry.widths(run.plan), run.geometry.widths(first_plan)
     shares = {} if axes == ("layer",) else target_shares(before[0], after[0])
     shares["layer"] = (len(before) - len(after)) / max(1, len(before) - num_spared)
-    closed = {axis: share for axis, share in shares.items() if share > 0}
+    closed = {axis: share for axis, share in {**shares, "hidden": hidden}.items() if share > 0}
     return ShapeTarget(closed), tuple(closed)
+
+
+def _leads_to_layers_alike(run: Run) -> bool:
+    shape, layout = run.recipe.targets[-1].shape, run.recipe.allocation.layout
+    whole = set(run.recipe.axes) <= {"layer", "hidden"}
+    return shape is not None or layout == "uniform" or whole
+
+
+def _share_of_layers(run: Run, increment: Increment, plan: PruningPlan) -> float:
+    """The share of the layers' parameters that goes, where `plan` says how wide the stream is."""
+    outside = run.geometry.narrowed(plan).num_fixed_parameters
+    left = increment.target_num_parameters - outside
+    return max(0.0, 1 - left / count_prunable_parameters(run.model))
 
 
 def check_ranks(run: Run) -> None:

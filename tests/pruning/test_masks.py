@@ -10,10 +10,11 @@ from pruning.events import LayerWidths
 from pruning.importance.hard_concrete import open_probability, sampled, settled
 from pruning.importance.mask_targets import ShapeTarget, SizeTarget, target_shares
 from pruning.importance.mask_training import MaskTraining
-from pruning.importance.masks import MASKED_AXES, Masks
+from pruning.importance.masks import Masks
 from pruning.models.freezing import frozen
 from pruning.models.geometry import count_parameters, count_prunable_parameters, unpruned_plan
 from pruning.plan import GONE, PruningPlan
+from pruning.recipe import MASKED_AXES
 from pruning.surgery import apply_mask, apply_plan
 from tests.pruning.test_surgery import logits, random_plan
 from tests.pruning.tiny import make_tiny_model, random_ids
@@ -39,10 +40,11 @@ def learn(masks: Masks, model: PreTrainedModel, lesson: MaskTraining, num_steps:
 
 
 def some_plan(model: PreTrainedModel) -> PruningPlan:
-    """Widths of its own for each layer, and the second layer gone."""
+    """Widths of its own for each layer, the second layer gone, and a narrower stream."""
     layers = list(random_plan(model).layers)
     layers[1] = GONE
-    return PruningPlan(layers=tuple(layers))
+    hidden = tuple(c for c in range(model.config.hidden_size) if c % 3)
+    return PruningPlan(layers=tuple(layers), hidden=hidden)
 
 
 @pytest.mark.parametrize("log_odds", [-4.6, -2.0, 0.0, 1.0, 4.6])
@@ -106,7 +108,7 @@ def test_masks_expect_the_parameters_that_the_plan_leaves(tiny_llama: PreTrained
     masks.settle(plan)
     for mask in masks.all():
         mask.log_odds.data = torch.where(mask.values > 0, 100.0, -100.0)
-    expected = sum(layer.expected_parameters().item() for layer in masks.layers)
+    expected = masks.expected_share().item() * count_prunable_parameters(tiny_llama)
     apply_plan(tiny_llama, plan, previous=unpruned_plan(tiny_llama))
     assert round(expected) == count_prunable_parameters(tiny_llama)
 
@@ -116,7 +118,7 @@ def test_learned_masks_reach_the_shape(tiny_llama: PreTrainedModel) -> None:
         LayerWidths(intermediate_size=64, num_attention_heads=6, num_key_value_heads=3),
         LayerWidths(intermediate_size=40, num_attention_heads=2, num_key_value_heads=2),
     )
-    target = ShapeTarget({**shares, "layer": 1 / 3})
+    target = ShapeTarget({**shares, "layer": 1 / 3, "hidden": 1 / 4})
     masks = Masks(tiny_llama, MASKED_AXES)
     learn(masks, tiny_llama, MaskTraining(masks, target, seed=(0, 1)), 150)
     missed = torch.cat(target.violations(masks, 1.0)).abs()
