@@ -9,7 +9,8 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from registry import audit
 from registry.audit import Action
-from registry.db import SessionFactory, transaction
+from registry.db import SessionFactory
+from registry.tenancy import transaction_of
 
 logger = logging.getLogger(__name__)
 
@@ -68,7 +69,7 @@ def _write(request: Request, status: int) -> None:
     )
     sessions: SessionFactory = request.app.state.sessions
     try:
-        with transaction(sessions) as session:
+        with transaction_of(sessions, who.tenant_id) as session:
             audit.append(session, who.tenant_id, action)
     except SQLAlchemyError:
         # The request is answered; what remains is to say in the log that its entry is missing.

@@ -18,6 +18,7 @@ from registry.db import SessionFactory, database_now, reading, transaction
 from registry.settings import Settings
 from registry.storage import ArtifactStore
 from registry.tables import ApiKey
+from registry.tenancy import reading_of, transaction_of
 
 # Writing takes SQLite's one write lock, so that most requests must not.
 _USE_RECORDED_EVERY = timedelta(minutes=1)
@@ -28,15 +29,22 @@ _bearer = HTTPBearer(
 
 
 def write_session(request: Request) -> Iterator[Session]:
-    """One transaction around the route."""
-    with transaction(request.app.state.sessions) as session:
+    """One transaction around the route, in which only the tenant's rows are there."""
+    with transaction_of(request.app.state.sessions, _tenant_of(request)) as session:
         yield session
 
 
 def read_session(request: Request) -> Iterator[Session]:
-    """A snapshot to read from; on SQLite it does not queue behind writers."""
-    with reading(request.app.state.sessions) as session:
+    """A snapshot of the tenant's rows; on SQLite it does not queue behind writers."""
+    with reading_of(request.app.state.sessions, _tenant_of(request)) as session:
         yield session
+
+
+def _tenant_of(request: Request) -> str:
+    """Whose request it is: routes name who asks before they name a session."""
+    state = request.state
+    who: Principal = state.principal if hasattr(state, "principal") else state.viewer
+    return who.tenant_id
 
 
 # With the default scope the commit would follow the answer, and one that fails would be a 201.
@@ -164,6 +172,7 @@ def downloader(
     who = _by_key_id(request, verify_download(signer, request.url, signature))
     if who is None or not all(map(who.may, needed.scopes)):
         raise Problem("invalid_signature", "The API key that signed this URL is not valid now.")
+    request.state.principal = who
     return who
 
 

@@ -5,7 +5,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 from urllib.parse import quote
 
-from sqlalchemy import func, select
+from sqlalchemy import and_, func, or_, select
 from sqlalchemy.orm import Session
 
 from api.schemas.attempts import AttemptRead
@@ -37,6 +37,7 @@ from registry.tables import (
     UploadedFile,
     Webhook,
 )
+from registry.tenancy import queue_places
 
 STATUS_EVENTS = frozenset({*EVENT_TYPES.values(), "job.resumed", "job.retrying"})
 QUALITY = ("perplexity", "perplexity")
@@ -207,14 +208,22 @@ def _queue_positions(session: Session, jobs: Sequence[Job]) -> Mapping[str, int]
     queued = [job.id for job in jobs if job.status is JobStatus.QUEUED]
     if not queued:
         return {}
-    order = (Job.priority.desc(), Job.queued_at, Job.id)
-    places = (
-        select(Job.id, func.row_number().over(order_by=order).label("place"))
-        .where(Job.status == JobStatus.QUEUED)
-        .subquery()
+    place = queue_places(session)
+    ahead = (
+        select(func.count())
+        .select_from(place)
+        .where(
+            place.c.queue == Job.queue,
+            or_(
+                place.c.priority > Job.priority,
+                and_(place.c.priority == Job.priority, place.c.queued_at < Job.queued_at),
+            ),
+        )
+        .correlate(Job)
+        .scalar_subquery()
     )
-    rows = session.execute(select(places.c.id, places.c.place).where(places.c.id.in_(queued)))
-    return {row.id: row.place for row in rows}
+    rows = session.execute(select(Job.id, ahead).where(Job.id.in_(queued)))
+    return {job_id: count + 1 for job_id, count in rows}
 
 
 def read_event(event: JobEvent) -> EventRead:

@@ -16,10 +16,11 @@ from sqlalchemy.orm import Session
 
 from api.errors import Problem
 from registry import files, quotas
-from registry.db import SessionFactory, transaction
+from registry.db import SessionFactory
 from registry.errors import BlobNotFound, ChecksumMismatch
 from registry.storage import ArtifactStore, StoredBlob
 from registry.tables import UploadedFile
+from registry.tenancy import transaction_of
 
 _BUFFER_BYTES = 1 << 20
 _MAX_PUBLISHES = 3
@@ -125,7 +126,7 @@ def finish(
             parts.discard(row.id)
             raise ChecksumMismatch(f"sha256 is {blob.sha256}, not {row.declared_sha256}")
         try:
-            with transaction(sessions) as session:
+            with transaction_of(sessions, row.tenant_id) as session:
                 found = _complete(session, row, blob)
         except BlobNotFound:
             # The collector took an older copy of the same bytes in the moment between.

@@ -13,7 +13,7 @@ from api.openapi import body_of, problems
 from api.paths import refuse_forbidden_paths
 from api.schemas.estimates import EstimateRead
 from api.schemas.jobs import JobCreate
-from registry.db import reading
+from registry.tenancy import reading_of
 
 router = APIRouter(prefix="/v1/estimates", tags=["jobs"])
 
@@ -46,5 +46,5 @@ def create_estimate(
             "The model's config.json cannot be read from here; a worker may still have it.",
             param="model",
         )
-    with reading(sessions) as session:
+    with reading_of(sessions, who.tenant_id) as session:
         return estimate_with_history(session, who.tenant_id, recipe, foretold)

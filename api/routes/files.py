@@ -21,9 +21,9 @@ from api.schemas.files import UploadPage, UploadRead
 from api.serving import send_blob
 from api.uploads import Parts, append, finish
 from registry import files, quotas
-from registry.db import reading, transaction
 from registry.storage import CHUNK_BYTES, ArtifactStore
 from registry.tables import UploadedFile
+from registry.tenancy import reading_of, transaction_of
 
 router = APIRouter(prefix="/v1/files", tags=["files"])
 
@@ -110,7 +110,7 @@ async def create_file(
 def _create(
     request: Request, who: Principal, name: str, num_bytes: int | None, sha256: str | None
 ) -> UploadedFile:
-    with transaction(request.app.state.sessions) as session:
+    with transaction_of(request.app.state.sessions, who.tenant_id) as session:
         quotas.check_storage(session, who.tenant_id, num_bytes or 0)
         return files.create(
             session, tenant_id=who.tenant_id, name=name, num_bytes=num_bytes, sha256=sha256
@@ -230,7 +230,7 @@ async def append_to_file(
 
 
 def _get(request: Request, who: Principal, file_id: str) -> UploadedFile:
-    with reading(request.app.state.sessions) as session:
+    with reading_of(request.app.state.sessions, who.tenant_id) as session:
         return files.get(session, who.tenant_id, file_id)
 
 

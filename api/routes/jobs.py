@@ -45,11 +45,11 @@ from api.schemas.jobs import (
 from api.schemas.webhooks import WebhookSecretRead
 from api.serving import matches_etag
 from registry import jobs, outbound, quotas, webhooks
-from registry.db import reading
 from registry.estimates import find_pace
 from registry.jobs import JobFilter
 from registry.settings import Settings
 from registry.tables import Job
+from registry.tenancy import reading_of
 from registry.webhooks import WebhookWish
 
 router = APIRouter(prefix="/v1/jobs", tags=["jobs"])
@@ -215,7 +215,7 @@ async def long_poll(
 
 
 def _version(request: Request, tenant_id: str, job_id: str) -> int:
-    with reading(request.app.state.sessions) as session:
+    with reading_of(request.app.state.sessions, tenant_id) as session:
         return jobs.get(session, tenant_id, job_id).version
 
 

@@ -16,9 +16,10 @@ from api.representations import read_event, read_widths
 from api.schemas.progress import EventPage, EventRead, Metrics, WidthsRead
 from api.watching import JobWatcher, Mark, mark_of
 from registry import checkpoints, events, jobs, metrics
-from registry.db import SessionFactory, reading
+from registry.db import SessionFactory
 from registry.status import TERMINAL
 from registry.tables import Job
+from registry.tenancy import reading_of
 
 router = APIRouter(prefix="/v1/jobs/{job_id}", tags=["progress"])
 
@@ -84,7 +85,7 @@ async def stream_events(
     sessions: SessionFactory = request.app.state.sessions
     watcher: JobWatcher = request.app.state.watcher
     while not request.app.state.stopping.is_set():
-        rows, point, mark = await run_in_threadpool(_news, sessions, job.id, place)
+        rows, point, mark = await run_in_threadpool(_news, sessions, job, place)
         for row in rows:
             yield ServerSentEvent(raw_data=row.model_dump_json(), event=row.type, id=str(row.seq))
         if point is not None:
@@ -102,22 +103,22 @@ def _sequence(last_event_id: str | None) -> int:
 
 
 def _news(
-    sessions: SessionFactory, job_id: str, place: _Place
+    sessions: SessionFactory, known: Job, place: _Place
 ) -> tuple[list[EventRead], dict[str, Any] | None, Mark | None]:
     """The events after `place` (moved on), the newest step if any, and where the job stands.
 
     That is None when there will be no more.
     """
-    with reading(sessions) as session:
-        job = session.get(Job, job_id)
+    with reading_of(sessions, known.tenant_id) as session:
+        job = session.get(Job, known.id)
         if job is None:
             return [], None, None
-        rows = events.list_after(session, job_id, place.seq, STREAM_BATCH)
+        rows = events.list_after(session, job.id, place.seq, STREAM_BATCH)
         place.seq = rows[-1].seq if rows else place.seq
         ended = job.status in TERMINAL and place.seq >= job.last_event_seq
         point = None
         if job.step > place.step:
-            point = _latest_step(metrics.columns(session, job_id, from_step=place.step + 1))
+            point = _latest_step(metrics.columns(session, job.id, from_step=place.step + 1))
             place.step = job.step
         return [read_event(row) for row in rows], point, None if ended else mark_of(job)
 
