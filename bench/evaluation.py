@@ -287,7 +287,9 @@ def main(arguments: Sequence[str] | None = None) -> None:
 
 def _store(part: str, rows: list[Row], options: argparse.Namespace, load: float) -> None:
     found = json.loads(RESULTS.read_text()) if RESULTS.is_file() else {}
-    found[part] = {
+    # Tasks may be measured a few at a time.
+    key = f"{part}: {', '.join(options.tasks)}" if part == "tasks" else part
+    found[key] = {
         "at": datetime.now(UTC).isoformat(timespec="seconds"),
         "machine": {
             "platform": platform.platform(),

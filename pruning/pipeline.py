@@ -9,6 +9,7 @@ import torch
 from pruning.checkpoint import newest_state
 from pruning.data.corpus import build_corpus
 from pruning.errors import InvalidRecipe
+from pruning.evaluation.asked import asked_of
 from pruning.events import (
     Emit,
     Event,
@@ -75,11 +76,17 @@ def _open(
     emit(PhaseChanged(phase="resolving", increment=start.last_increment))
     corpus = ranks.from_first(
         lambda: build_corpus(
-            recipe.data, start.tokenizer, out_dir / "corpus", max_train_tokens=_most_tokens(recipe)
+            recipe.data,
+            start.tokenizer,
+            out_dir / "corpus",
+            max_train_tokens=_most_tokens(recipe),
+            evaluations=asked_of(recipe),
         )
     )
     for message in corpus.warnings:
         emit(RunWarning(code="malformed_rows", message=message))
+    for message in corpus.removals:
+        emit(RunWarning(code="text_left_out", message=message))
     return build_run(
         recipe, start, corpus, out_dir=out_dir, emit=emit, stop=stop, ranks=ranks, device=device
     )

@@ -8,6 +8,7 @@ from pathlib import Path
 
 from transformers import PreTrainedTokenizerFast
 
+from pruning.data.cleaning import Cleaner, CleaningReport, RunsOfWords
 from pruning.data.held_out import content_hash, split_held_out
 from pruning.data.sources import NamedSource, ReadReport, expand_domains, read_documents
 from pruning.data.tokens import Tokens, TokenWriter
@@ -36,6 +37,7 @@ class Corpus:
     held_out: tuple[Tokens, ...]
     fingerprint: str
     warnings: tuple[str, ...]
+    removals: tuple[str, ...] = ()
 
     @property
     def num_train_tokens(self) -> int:
@@ -58,6 +60,7 @@ class _Read:
     held_out: Tokens
     digest: str
     report: ReadReport
+    cleaning: CleaningReport
 
 
 def build_corpus(
@@ -66,12 +69,13 @@ def build_corpus(
     directory: Path,
     *,
     max_train_tokens: int | None = None,
+    evaluations: RunsOfWords | None = None,
 ) -> Corpus:
-    """Read, split and tokenise the recipe's text into `directory`.
+    """Read, clean, split and tokenise the recipe's text into `directory`.
 
     Each domain is read until it holds `max_train_tokens` (as much as the run trains on in all)
     and its share of `data.max_held_out_tokens`; documents of an explicit evaluation text are
-    never trained on.
+    never trained on, nor are those that share words with `evaluations`.
 
     Raises:
         InvalidData: a source cannot be read, is malformed, or no text is left on one side.
@@ -84,10 +88,12 @@ def build_corpus(
         train_tokens=max_train_tokens or float("inf"),
         held_out_tokens=0 if evaluation else -(-data.max_held_out_tokens // len(sources)),
     )
+    cleaner = Cleaner(data.deduplicate, evaluations=evaluations)
     reads = [
         _read_domain(
             source,
             tokenize,
+            cleaner,
             directory / f"{index:03d}",
             fraction=0.0 if evaluation else data.held_out_fraction,
             excluded=evaluation.hashes if evaluation else frozenset(),
@@ -107,6 +113,11 @@ def build_corpus(
             f"domain {read.source.name}: {read.report.summary()}"
             for read in reads
             if read.report.num_malformed
+        ),
+        removals=tuple(
+            f"domain {read.source.name}: {read.cleaning.summary()}"
+            for read in reads
+            if read.cleaning.num_removed
         ),
     )
 
@@ -160,23 +171,25 @@ def _read_evaluation(data: Data, tokenize: _Tokenize, directory: Path) -> _Evalu
 def _read_domain(
     source: NamedSource,
     tokenize: _Tokenize,
+    cleaner: Cleaner,
     stem: Path,
     *,
     fraction: float,
     excluded: frozenset[int],
     limits: _Limits,
 ) -> _Read:
-    report = ReadReport()
+    report, cleaning = ReadReport(), CleaningReport()
     digest = hashlib.sha256()
-    documents = islice(read_documents(source.source, report), source.max_documents)
+    read = islice(read_documents(source.source, report), source.max_documents)
+    documents = cleaner.keep(read, cleaning)
+    max_train_tokens = min(limits.train_tokens, source.max_tokens or float("inf"))
     with (
         tokenize.writer(stem.with_suffix(".train.bin")) as train,
         tokenize.writer(stem.with_suffix(".held_out.bin")) as held_out,
     ):
         wanted = takewhile(
             lambda _: (
-                train.num_tokens < limits.train_tokens
-                or held_out.num_tokens < limits.held_out_tokens
+                train.num_tokens < max_train_tokens or held_out.num_tokens < limits.held_out_tokens
             ),
             (document for document in documents if content_hash(document) not in excluded),
         )
@@ -184,7 +197,7 @@ def _read_domain(
             for (document, is_held_out), ids in zip(
                 batch, tokenize([document for document, _ in batch]), strict=True
             ):
-                limit = limits.held_out_tokens if is_held_out else limits.train_tokens
+                limit = limits.held_out_tokens if is_held_out else max_train_tokens
                 writer = held_out if is_held_out else train
                 if writer.num_tokens < limit:
                     digest.update(content_hash(document).to_bytes(8, "big"))
@@ -196,6 +209,7 @@ def _read_domain(
         held_out=held_out.read(),
         digest=digest.hexdigest(),
         report=report,
+        cleaning=cleaning,
     )
 
 

@@ -72,6 +72,7 @@ class NamedSource:
     group: str
     group_weight: float | None
     max_documents: int | None
+    max_tokens: int | None = None
 
 
 def expand_domains(domains: tuple[Domain, ...]) -> tuple[NamedSource, ...]:
@@ -87,6 +88,7 @@ def expand_domains(domains: tuple[Domain, ...]) -> tuple[NamedSource, ...]:
             group=domain.name,
             group_weight=domain.weight,
             max_documents=domain.max_documents,
+            max_tokens=domain.max_tokens,
         )
         for domain in domains
         for name, source in _files_of(domain, alone=len(domains) == 1)

@@ -4,6 +4,7 @@ import hashlib
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from types import ModuleType
 
 import numpy as np
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
@@ -67,13 +68,7 @@ def _task_scores(
     cache: ScoreCache,
 ) -> Iterator[SuiteScore]:
     """The first rows of all tasks, then all rows of each."""
-    try:
-        # Imported here: it is an extra of its own, and takes seconds that others need not wait for.
-        from pruning.evaluation import tasks
-    except ImportError as error:
-        raise InvalidRecipe(
-            f"tasks need lm-eval: {error}", param=_PARAM, hint="Install espalier[evaluation]."
-        ) from error
+    tasks = import_tasks()
     loaded = tasks.load_tasks(suites)
     first = evaluation.first_rows
     for limit_of_look, complete in ((first, False), (None, True)) if first else ((None, True),):
@@ -99,6 +94,21 @@ def _task_scores(
                     protocol=score.protocol,
                     complete=complete,
                 )
+
+
+def import_tasks() -> ModuleType:
+    """`pruning.evaluation.tasks`: an extra of its own, and seconds that others need not wait for.
+
+    Raises:
+        InvalidRecipe: lm-eval is not installed.
+    """
+    try:
+        from pruning.evaluation import tasks
+    except ImportError as error:
+        raise InvalidRecipe(
+            f"tasks need lm-eval: {error}", param=_PARAM, hint="Install espalier[evaluation]."
+        ) from error
+    return tasks
 
 
 def _perplexities(
