@@ -347,7 +347,7 @@ AllocationKind = Literal[
     "uniform", "layer_adaptive", "equal_marginal", "global_zscore", "fluctuation"
 ]
 Layout = Literal["per_layer", "uniform"]
-Compensation = Literal["none", "least_squares", "bias", "merge"]
+Compensation = Literal["none", "least_squares", "newton", "bias", "merge"]
 MethodName = Literal[
     "adapt_pruner",
     "espalier",
@@ -393,10 +393,7 @@ class Importance(Part):
     taylor_order: TaylorOrder = Field("first", description="Order of the Taylor expansion.")
     calibration: Calibration = Field(Calibration(), description="The text it is measured on.")
     ridge: float = Field(
-        0.03, gt=0, lt=1, description="By how much the diagonal of input moments is raised."
-    )
-    token_weights: Literal["gradient", "equal"] = Field(
-        "gradient", description="`fisher`: what a token counts for in the input moments."
+        0.01, gt=0, lt=1, description="By how much the diagonal of input moments is raised."
     )
 
 
@@ -841,6 +838,12 @@ class Recipe(Part):
         shaped = any(target.shape is not None for target in self.targets)
         if self.importance.kind == "pca_energy" and shaped:
             raise ValueError("importance 'pca_energy' goes with a size, not with a target shape")
+        return self
+
+    @model_validator(mode="after")
+    def _curvature_is_measured(self) -> Self:
+        if self.compensation == "newton" and self.importance.kind != "fisher":
+            raise ValueError("compensation 'newton' needs importance.kind 'fisher'")
         return self
 
     @model_validator(mode="after")

@@ -18,9 +18,14 @@ _STREAM = 0xCA11B
 
 
 def calibration_batches(
-    domains: Sequence[DomainTokens], calibration: Calibration, *, seed: int, increment: int
+    domains: Sequence[DomainTokens],
+    calibration: Calibration,
+    *,
+    seed: int,
+    increment: int,
+    part: int = 0,
 ) -> list[Tensor]:
-    """`num_samples` windows in batches `ids_BT`, drawn by the seed and increment alone.
+    """`num_samples` windows in batches `ids_BT`, drawn by seed, increment and part of it alone.
 
     Raises:
         InvalidData: no domain holds one window.
@@ -32,7 +37,7 @@ def calibration_batches(
             f"no domain holds {length} training tokens, the length of one calibration window",
             param="importance.calibration.sequence_length",
         )
-    generator = np.random.default_rng([seed, _STREAM, increment])
+    generator = np.random.default_rng([seed, _STREAM + part, increment])
     weights = np.array([domain.weight for domain in usable])
     chosen = generator.choice(len(usable), calibration.num_samples, p=weights / weights.sum())
     windows = []

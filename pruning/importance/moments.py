@@ -26,9 +26,7 @@ class Moments:
     """Per-token means by block, fp32.
 
     `inputs` is H = E[x x^T] over the inputs of the block's output projection, `gradients` is
-    G = E[g g^T] over the gradients of the summed loss with respect to its outputs. Where gradients
-    were asked for, H weighs each token by |g|^2 (in the mean 1): the Fisher matrix is the mean of
-    (x x^T) (x) (g g^T), and tokens on which the loss does not depend should not shape it.
+    G = E[g g^T] over the gradients of the summed loss with respect to its outputs.
     """
 
     inputs: Mapping[BlockKey, Tensor]
@@ -41,20 +39,15 @@ def measure_moments(
     *,
     precision: Precision,
     gradients: bool,
-    weigh_tokens: bool = True,
 ) -> Moments:
     """One pass over token ids [B, T] on the model's device; weights, flags and mode stay.
-
-    `weigh_tokens` False counts every token alike even where there are gradients to weigh it by.
 
     Raises:
         InvalidData: there is no batch.
     """
     if not batches:
         raise InvalidData("no calibration text", param="data")
-    sums = {
-        key: _Sums(tensor.module, weigh_tokens) for key, tensor in output_projections(model).items()
-    }
+    sums = {key: _Sums(tensor.module) for key, tensor in output_projections(model).items()}
     with _frozen(model), ExitStack() as stack:
         for handle in (s.watch() for s in sums.values()):
             stack.callback(handle.remove)
@@ -78,19 +71,19 @@ def _pass(model: PreTrainedModel, ids_BT: Tensor, precision: Precision, *, backw
 
 @dataclass
 class _Mean:
-    """A running mean of x x^T, weighted by `weight`."""
+    """A running mean of x x^T over tokens."""
 
-    weight: float = 0.0
+    num_tokens: int = 0
     total: Tensor | None = None
 
-    def add(self, rows_NI: Tensor, weight: float) -> None:
+    def add(self, rows_NI: Tensor) -> None:
         product_II = _gram(rows_NI)
         self.total = product_II if self.total is None else self.total.add_(product_II)
-        self.weight += weight
+        self.num_tokens += len(rows_NI)
 
     def mean(self) -> Tensor:
         assert self.total is not None
-        return self.total / max(self.weight, torch.finfo(torch.float32).tiny)
+        return self.total / self.num_tokens
 
 
 @dataclass
@@ -98,7 +91,6 @@ class _Sums:
     """The two moments of one projection while they are gathered."""
 
     module: nn.Module
-    weigh_tokens: bool
     inputs: _Mean = field(default_factory=_Mean)
     gradients: _Mean = field(default_factory=_Mean)
 
@@ -108,23 +100,11 @@ class _Sums:
     def _after_forward(
         self, _module: nn.Module, args: tuple[Tensor, ...], output_BTO: Tensor
     ) -> None:
-        inputs_NI = args[0].detach().flatten(0, -2)
-        if not output_BTO.requires_grad:
-            self.inputs.add(inputs_NI, len(inputs_NI))
-            return
-        output_BTO.register_hook(  # type: ignore[no-untyped-call]  # torch's own
-            lambda grad_BTO: self._after_backward(inputs_NI, grad_BTO.detach().flatten(0, -2))
-        )
-
-    def _after_backward(self, inputs_NI: Tensor, grads_NO: Tensor) -> None:
-        self.gradients.add(grads_NO, len(grads_NO))
-        if not self.weigh_tokens:
-            self.inputs.add(inputs_NI, len(inputs_NI))
-            return
-        norms_N1 = grads_NO.float().norm(dim=1, keepdim=True)
-        # Back in the dtype of the products: H stays the exact moment of vectors very close to x.
-        weighted_NI = (inputs_NI * norms_N1).to(inputs_NI.dtype)
-        self.inputs.add(weighted_NI, float(norms_N1.square().sum()))
+        self.inputs.add(args[0].detach().flatten(0, -2))
+        if output_BTO.requires_grad:
+            output_BTO.register_hook(  # type: ignore[no-untyped-call]  # torch's own
+                lambda grad_BTO: self.gradients.add(grad_BTO.detach().flatten(0, -2))
+            )
 
 
 @torch.no_grad()

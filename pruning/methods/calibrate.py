@@ -23,13 +23,14 @@ from pruning.scores import NOTHING, Scores
 
 @dataclass(frozen=True)
 class Findings:
-    """Scores of every group, and the input moments of every block where the recipe repairs cuts.
+    """Scores of every group, and the moments of every block where the recipe repairs cuts.
 
     `factors` are what learned masks multiply the inputs of output projections with.
     """
 
     scores: Scores
     inputs: Mapping[BlockKey, Tensor] = field(default_factory=dict)
+    gradients: Mapping[BlockKey, Tensor] = field(default_factory=dict)
     factors: Mapping[BlockKey, Tensor] = field(default_factory=dict)
 
 
@@ -44,6 +45,7 @@ def calibrate(run: Run, draw: int) -> Findings:
     return Findings(
         scores=_fisher_scores(run, moments) if fisher and moments else _scores(run, batches),
         inputs=moments.inputs if repairs and moments else {},
+        gradients=moments.gradients if repairs and moments else {},
     )
 
 
@@ -75,10 +77,15 @@ def calibrate_repair(run: Run, scores: Scores, draw: int) -> Findings:
     return Findings(scores, _moments(run, _batches(run, draw), gradients=False).inputs)
 
 
-_REPAIRS = ("least_squares", "merge")
+_REPAIRS = ("least_squares", "merge", "newton")
 
 
-def _batches(run: Run, draw: int) -> list[Tensor]:
+def repair_batches(run: Run, draw: int) -> list[Tensor]:
+    """Text to mend the cut model by: as much as it was scored on, and other text."""
+    return _batches(run, draw, part=1)
+
+
+def _batches(run: Run, draw: int, part: int = 0) -> list[Tensor]:
     return [
         batch.to(run.device)
         for batch in calibration_batches(
@@ -86,6 +93,7 @@ def _batches(run: Run, draw: int) -> list[Tensor]:
             run.recipe.importance.calibration,
             seed=run.recipe.seed,
             increment=draw,
+            part=part,
         )
     ]
 
@@ -116,5 +124,4 @@ def _moments(run: Run, batches: Sequence[Tensor], *, gradients: bool) -> Moments
         batches,
         precision=run.recipe.recovery.precision,
         gradients=gradients,
-        weigh_tokens=run.recipe.importance.token_weights == "gradient",
     )

@@ -5,8 +5,9 @@ import math
 from pruning.allocation.debt import Debt
 from pruning.compensation import fold_factors, fold_means, merge_similar, refit_outputs
 from pruning.events import Phase, PhaseChanged, PruneFinished
+from pruning.importance.moments import Moments
 from pruning.importance.training_saliency import TrainingSaliency
-from pruning.methods.calibrate import Findings, calibrate, calibrate_repair
+from pruning.methods.calibrate import Findings, calibrate, calibrate_repair, repair_batches
 from pruning.methods.decide import decide
 from pruning.methods.increments import Increment
 from pruning.methods.learn_masks import check_ranks, learn_masks
@@ -15,6 +16,7 @@ from pruning.methods.run import Run
 from pruning.models.distillation import frozen_copy
 from pruning.models.geometry import count_parameters, layer_widths
 from pruning.models.loss import product_dtype
+from pruning.newton import kept_moments, take_newton_step
 from pruning.plan import PruningPlan
 from pruning.surgery import apply_plan
 from pruning.training.averaging import keeping_distance
@@ -112,11 +114,14 @@ def _findings(run: Run, saliency: TrainingSaliency | None) -> Findings:
 def _cut_to(run: Run, increment: Increment, findings: Findings | None, target: int) -> None:
     num_parameters_before = count_parameters(run.model)
     plan, run.debt = run.ranks.from_first(lambda: _choose(run, findings, target))
+    moments = _moments_after(run, plan, findings)
     with keeping_distance(run.loop.optimizer):
         if findings is not None:
             _compensate(run, plan, findings)
         run.ranks.copy_from_first(run.model)
     apply_plan(run.model, plan, previous=run.plan, optimizer=run.loop.optimizer)
+    if run.recipe.compensation == "newton":
+        _step_on(run, moments, increment)
     if run.recipe.recovery.fresh_moments:
         forget_moments(run.loop.optimizer)
     run.plan = plan
@@ -131,6 +136,26 @@ def _cut_to(run: Run, increment: Increment, findings: Findings | None, target: i
     )
 
 
+def _moments_after(run: Run, plan: PruningPlan, findings: Findings | None) -> Moments | None:
+    """The curvatures of what `plan` leaves, on the rank that has measured them."""
+    if findings is None or run.recipe.compensation != "newton":
+        return None
+    moments = Moments(findings.inputs, findings.gradients)
+    return kept_moments(run.model, moments, plan, previous=run.plan)
+
+
+def _step_on(run: Run, moments: Moments | None, increment: Increment) -> None:
+    with keeping_distance(run.loop.optimizer):
+        if moments is not None:
+            take_newton_step(
+                run.model,
+                repair_batches(run, increment.number),
+                moments,
+                precision=run.recipe.recovery.precision,
+            )
+        run.ranks.copy_from_first(run.model)
+
+
 def _choose(run: Run, findings: Findings | None, target: int) -> tuple[PruningPlan, Debt]:
     assert findings is not None, "the rank that decides has measured"
     if run.debt is None:
@@ -142,7 +167,7 @@ def _choose(run: Run, findings: Findings | None, target: int) -> tuple[PruningPl
 def _compensate(run: Run, plan: PruningPlan, findings: Findings) -> None:
     fold_factors(run.model, findings.factors)
     kind = run.recipe.compensation
-    if kind == "least_squares":
+    if kind in ("least_squares", "newton"):
         refit_outputs(
             run.model,
             plan,

@@ -1,0 +1,179 @@
+"""What a cut leaves to gain at once: one damped Newton step of the output projections.
+
+Optimal brain surgery drops the first-order term of the loss, which is nothing at a minimum. A model
+that was just cut is not at one. K-FAC (Martens & Grosse 2015, arXiv 1503.05671) gives the step that
+the second-order model asks for in closed form, dW = -G^-1 C H^-1, where C = E[g x^T] is the
+gradient. C is measured on few tokens, so the curvatures are damped by as much as their own
+diagonals, and how far to go along the step is tried on text that C has not seen.
+
+Shapes: B sequences, T tokens, O outputs and I inputs of a projection, K inputs that a cut keeps.
+"""
+
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from itertools import count
+
+import torch
+from torch import Tensor, nn
+from transformers import PreTrainedModel
+
+from pruning.brain_surgeon import damped
+from pruning.errors import InvalidData
+from pruning.importance.moments import Moments
+from pruning.models.loss import Precision, training_loss
+from pruning.models.projections import BlockKey, output_projections
+from pruning.plan import PruningPlan
+from pruning.surgery import kept_inputs
+
+_DAMPING = 1.0
+"""Of each diagonal entry of H and of G."""
+_SHORTEST = 2.0**-10
+_TRIAL_SHARE = 16
+"""One batch in so many is for trying how far to go."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class StepTaken:
+    """How far the weights went along the step, and the loss of the trial text, nats per token."""
+
+    length: float
+    loss_before: float
+    loss_after: float
+
+
+def kept_moments(
+    model: PreTrainedModel, moments: Moments, plan: PruningPlan, *, previous: PruningPlan
+) -> Moments:
+    """Moments of the model at `previous` for what `plan` leaves of each projection's inputs.
+
+    Raises:
+        InvalidPlan: `plan` does not follow from `previous`.
+    """
+    kept = kept_inputs(model, plan, previous=previous)
+    inputs = dict(moments.inputs)
+    for key, tensor in output_projections(model).items():
+        if tensor.parameter in kept:
+            kept_K = kept[tensor.parameter]
+            inputs[key] = inputs[key][kept_K][:, kept_K]
+    return Moments(inputs, moments.gradients)
+
+
+def take_newton_step(
+    model: PreTrainedModel,
+    batches: Sequence[Tensor],
+    moments: Moments,
+    *,
+    precision: Precision,
+) -> StepTaken:
+    """Step along dW while the loss falls, doubling the length; the rest of the model stays.
+
+    `batches` are token ids [B, T] on the model's device; the last of them are what lengths are
+    tried on. A step that does not help is not taken.
+
+    Raises:
+        InvalidData: there are not two batches, one to measure and one to try.
+    """
+    if len(batches) < 2:
+        raise InvalidData(
+            "one batch of calibration text cannot both give a step and try it",
+            param="importance.calibration.num_samples",
+            hint="More samples, or a smaller importance.calibration.batch_size.",
+        )
+    num_trials = -(-len(batches) // _TRIAL_SHARE)
+    trials = batches[-num_trials:]
+    weights = {key: tensor.parameter for key, tensor in output_projections(model).items()}
+    with _as_evaluated(model):
+        gradients = _mean_gradients(model, weights, batches[:-num_trials], precision)
+        steps = {key: _step(gradients[key], moments, key) for key in weights}
+        return _walk(model, weights, steps, trials, precision)
+
+
+def _mean_gradients(
+    model: PreTrainedModel,
+    weights: Mapping[BlockKey, nn.Parameter],
+    batches: Sequence[Tensor],
+    precision: Precision,
+) -> dict[BlockKey, Tensor]:
+    """C [O, I] of each projection, the loss being the sum over a sequence's tokens."""
+    with _only_trainable(model, weights.values()):
+        for ids_BT in batches:
+            training_loss(model, ids_BT, precision).backward()  # type: ignore[no-untyped-call]  # torch's own
+        num_tokens = sum(ids_BT.numel() for ids_BT in batches)
+        found = {}
+        for key, weight in weights.items():
+            assert weight.grad is not None
+            found[key] = weight.grad / num_tokens
+            weight.grad = None
+    return found
+
+
+@torch.no_grad()
+def _step(gradient_OI: Tensor, moments: Moments, key: BlockKey) -> Tensor:
+    """-(G + damping)^-1 C (H + damping)^-1, solved in fp64."""
+    inputs_II = damped(moments.inputs[key], _DAMPING)
+    outputs_OO = damped(moments.gradients[key], _DAMPING)
+    half_OI = torch.linalg.solve(outputs_OO, gradient_OI.double())
+    step_OI: Tensor = -torch.linalg.solve(inputs_II, half_OI, left=False)
+    return step_OI.to(gradient_OI.dtype)
+
+
+@torch.no_grad()
+def _walk(
+    model: PreTrainedModel,
+    weights: Mapping[BlockKey, nn.Parameter],
+    steps: Mapping[BlockKey, Tensor],
+    trials: Sequence[Tensor],
+    precision: Precision,
+) -> StepTaken:
+    starts = {key: weight.clone() for key, weight in weights.items()}
+
+    def go(length: float) -> float:
+        for key, weight in weights.items():
+            torch.add(starts[key], steps[key], alpha=length, out=weight.data)
+        return _loss(model, trials, precision)
+
+    before = best = go(0.0)
+    reached = 0.0
+    for doubling in count():
+        length = _SHORTEST * 2**doubling
+        # A non-finite loss is no improvement either.
+        if not (loss := go(length)) < best:
+            break
+        best, reached = loss, length
+    go(reached)
+    return StepTaken(length=reached, loss_before=before, loss_after=best)
+
+
+def _loss(model: PreTrainedModel, batches: Sequence[Tensor], precision: Precision) -> float:
+    losses = [float(training_loss(model, ids_BT, precision)) for ids_BT in batches]
+    return sum(losses) / sum(ids_BT.numel() for ids_BT in batches)
+
+
+@contextmanager
+def _as_evaluated(model: PreTrainedModel) -> Iterator[None]:
+    """Dropout is off; given back afterwards."""
+    was_training = model.training
+    model.eval()
+    try:
+        yield
+    finally:
+        model.train(was_training)
+
+
+@contextmanager
+def _only_trainable(model: PreTrainedModel, weights: Iterable[nn.Parameter]) -> Iterator[None]:
+    """Only these weights want a gradient, and have none yet; given back afterwards."""
+    before = {
+        parameter: (parameter.requires_grad, parameter.grad) for parameter in model.parameters()
+    }
+    model.requires_grad_(False)
+    for weight in weights:
+        weight.requires_grad_(True)
+        weight.grad = None
+    try:
+        yield
+    finally:
+        for parameter, (flag, grad) in before.items():
+            parameter.requires_grad_(flag)
+            parameter.grad = grad
