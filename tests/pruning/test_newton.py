@@ -71,8 +71,9 @@ def test_the_loss_it_reports_is_that_of_the_last_batch() -> None:
 
 def test_a_step_that_other_text_does_not_confirm_is_not_taken() -> None:
     model = make_tiny_model("llama")
-    # What the measured text makes likelier never comes in the text that lengths are tried on.
-    measured, trial = pattern(7, 9, num_batches=3), [torch.full((2, 24), 11)]
+    # After 9 comes 9 in the text that is measured, and anything else where lengths are tried.
+    measured = [torch.full((2, 24), 9)] * 3
+    trial = [torch.tensor([(9, other) for other in range(10, 40)])]
     before = weights_of(model)
     taken = step(model, [*measured, *trial])
     assert taken.length == 0
