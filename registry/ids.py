@@ -18,6 +18,7 @@ PREFIXES = (
     "dlv",
     "cred",
     "aud",
+    "play",
 )
 
 

@@ -531,3 +531,33 @@ class AuditEntry(Base):
     created_at: Mapped[datetime]
     previous_hash: Mapped[str] = mapped_column(Sha256)
     hash: Mapped[str] = mapped_column(Sha256)
+
+
+class PlaygroundRun(Base):
+    """A prompt put to a checkpoint and to the model it was pruned from, and both answers."""
+
+    __tablename__ = "playground_runs"
+
+    id: Mapped[str] = mapped_column(Id, primary_key=True)
+    tenant_id: Mapped[str] = mapped_column(ForeignKey("tenants.id"))
+    job_id: Mapped[str] = mapped_column(ForeignKey("jobs.id"))
+    # No foreign key: a damaged checkpoint is taken back whoever has played with it.
+    checkpoint_id: Mapped[str] = mapped_column(Id)
+    prompt: Mapped[str] = mapped_column(Text)
+    max_tokens: Mapped[int]
+    status: Mapped[str] = mapped_column(String(16), default="queued")
+    worker_id: Mapped[str | None] = mapped_column(String(200))
+    base_text: Mapped[str | None] = mapped_column(Text)
+    pruned_text: Mapped[str | None] = mapped_column(Text)
+    base_seconds: Mapped[float | None]
+    pruned_seconds: Mapped[float | None]
+    error: Mapped[str | None] = mapped_column(Text)
+    created_at: Mapped[datetime]
+    started_at: Mapped[datetime | None]
+    ended_at: Mapped[datetime | None]
+
+    __table_args__ = (
+        CheckConstraint("status IN ('queued', 'running', 'answered', 'failed')", name="status"),
+        Index("ix_playground_runs_tenant_id_job_id", "tenant_id", "job_id"),
+        _partial("ix_playground_runs_queued", "created_at", where="status = 'queued'"),
+    )

@@ -16,6 +16,7 @@ from registry.queue import celery_app
 from registry.settings import Settings
 from worker.heartbeat import Presence
 from worker.machine import with_queues
+from worker.playground import Answering
 from worker.tasks import register
 from worker.workplace import Workplace, open_workplace
 
@@ -27,16 +28,18 @@ def build_app(settings: Settings) -> Celery:
     workplace = functools.cache(lambda: open_workplace(settings))
     presence = functools.cache(lambda: Presence(workplace()))
     register(app, workplace, presence)
-    _connect(settings, workplace, presence)
+    answering = functools.cache(lambda: Answering(workplace()))
+    _connect(settings, workplace, presence, answering)
     return app
 
 
-def _connect(settings: Settings, workplace: Any, presence: Any) -> None:
+def _connect(settings: Settings, workplace: Any, presence: Any, answering: Any) -> None:
     def configure_logging(loglevel: int = logging.INFO, **_: object) -> None:
         logs.configure(settings.log_format, loglevel)
 
     def ready(**_: object) -> None:
         presence().start()
+        answering().start()
         place: Workplace = workplace()
         place.parking.park()
 
@@ -49,6 +52,8 @@ def _connect(settings: Settings, workplace: Any, presence: Any) -> None:
         place.parking.close()
         keeper: Presence = presence()
         keeper.stop()
+        answerer: Answering = answering()
+        answerer.stop()
 
     signals.setup_logging.connect(configure_logging, weak=False)
     signals.worker_ready.connect(ready, weak=False)

@@ -110,7 +110,9 @@ def _uses_hub(recipe: Mapping[str, Any]) -> bool:
     return recipe["model"]["source"] == "hub" or any(s["kind"] == "hub" for s in sources)
 
 
-def _die_with(parent_pid: int) -> Callable[[], None]:
+def die_with(parent_pid: int) -> Callable[[], None]:
+    """What a child runs first (`preexec_fn`): it dies with the thread that started it."""
+
     def die_with_parent() -> None:
         # Runs between fork and exec: system calls only, since other threads may hold locks.
         _libc.prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
@@ -246,7 +248,7 @@ def spawn(
             env=dict(environment),
             pass_fds=(write_fd,),
             start_new_session=True,
-            preexec_fn=_die_with(os.getpid()),
+            preexec_fn=die_with(os.getpid()),
         )
     except BaseException:
         os.close(read_fd)

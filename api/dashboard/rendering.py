@@ -11,6 +11,7 @@ from jinja2 import Environment, FileSystemLoader, StrictUndefined, select_autoes
 from api.dashboard import units
 from api.dashboard.build import missing_files
 from api.dashboard.wording import sentence
+from api.schemas.jobs import JobRead
 from api.sessions import FORM_COOKIE, SESSION_COOKIE
 
 HERE = Path(__file__).parent
@@ -37,6 +38,7 @@ def build_templates() -> Jinja2Templates:
         clock=units.clock,
         sentence=sentence,
         pretty=_pretty,
+        model_name=_model_name,
     )
     templates = Jinja2Templates(env=environment, context_processors=[_page_context])
     templates.env.globals["missing_files"] = missing_files
@@ -45,6 +47,12 @@ def build_templates() -> Jinja2Templates:
 
 def _pretty(value: object) -> str:
     return json.dumps(value, indent=2, ensure_ascii=False)
+
+
+def _model_name(job: JobRead) -> str:
+    """The base model as jobs name it: a repository, or a path on the worker's disk."""
+    model: Any = job.resolved["recipe"]
+    return str(model["model"].get("id") or model["model"].get("path"))
 
 
 def _page_context(request: Request) -> dict[str, Any]:

@@ -5,11 +5,22 @@ from fastapi.staticfiles import StaticFiles
 from starlette.middleware.gzip import GZipMiddleware
 
 from api.dashboard import sign_in, viewing
-from api.dashboard.pages import admin, compare, frontier, job, jobs, models, new_job, overview
+from api.dashboard.pages import (
+    admin,
+    compare,
+    frontier,
+    job,
+    jobs,
+    models,
+    new_job,
+    overview,
+    playground,
+)
 from api.dashboard.rendering import STATIC, build_templates
 
 ROUTERS = (
     *(sign_in.router, overview.router, new_job.router, new_job.create_router),
+    playground.router,
     *(jobs.router, job.router, compare.router, frontier.router, models.router, admin.router),
 )
 """In the order in which their paths are tried: `/jobs/new` before `/jobs/{job_id}`."""

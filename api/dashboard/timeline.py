@@ -121,7 +121,7 @@ def _statuses(session: Session, job: Job, clock: _Clock) -> list[Bar]:
     ends = [event.created_at for event in changes[1:]] + [clock.end]
     return [
         clock.bar(event.created_at, end, str(event.data["status"]), str(event.data["status"]))
-        for event, end in zip(changes, ends, strict=True)
+        for event, end in zip(changes, ends, strict=False)
         if JobStatus(event.data["status"]) not in TERMINAL
     ]
 
@@ -131,7 +131,7 @@ def _phases(session: Session, rows: Sequence[JobAttempt], job: Job, clock: _Cloc
     changes = _events(session, job, ["phase.changed"])
     ends = {row.fence: row.ended_at or clock.end for row in rows}
     bars = []
-    for event, following in zip(changes, [*changes[1:], None], strict=True):
+    for event, following in zip(changes, [*changes[1:], None], strict=False):
         end = ends.get(event.fence, clock.end)
         if following is not None:
             end = min(following.created_at, end) if event.fence == following.fence else end

@@ -1,6 +1,6 @@
 """Jobs side by side: curves, measurements with their differences, recipes, widths."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Annotated, Any
 from urllib.parse import urlencode
@@ -15,15 +15,15 @@ from api.dashboard.views import heatmaps_of, label_of
 from api.deps import Principal, ReadSession
 from api.representations import read_job, read_widths
 from api.schemas.jobs import JobRead
-from pruning.paired import PairedComparison, compare_rows, decode_rows
-from registry import checkpoints, comparisons, jobs
-from registry.tables import Evaluation, Job
+from pruning.paired import PairedComparison
+from registry import checkpoints, comparisons, jobs, placement
+from registry.placement import Standing
+from registry.tables import Job
 
 router = APIRouter(prefix="/compare")
 
 MAX_JOBS = 8
 OFFERED = 30
-_LESS_IS_BETTER = ("perplexity", "loss", "bits_per_byte", "byte_perplexity", "word_perplexity")
 
 Ids = Annotated[Sequence[str], Query(alias="job", max_length=MAX_JOBS)]
 
@@ -49,9 +49,6 @@ class MetricRow:
     exact: bool
     less_is_better: bool | None
     values: list[Value]
-
-
-Measured = Mapping[tuple[str, str], Evaluation]
 
 
 @router.get("")
@@ -107,30 +104,35 @@ def names_of(reads: Sequence[JobRead]) -> list[str]:
 
 def metric_rows(session: Session, rows: Sequence[Job]) -> list[MetricRow]:
     """What was measured last of each job, after recovery, with differences from the first."""
-    found = [_measured(checkpoints.evaluations_for_job(session, row.id)) for row in rows]
-    seconds = [(row.result or {}).get("seconds") for row in rows]
+    placed = [placement.place(session, row) for row in rows]
+    found = [_by_metric(one.result) for one in placed]
+    chance = [_chance(placed[0].result, one.result) for one in placed]
     table = [
         _row("Parameters", [row.params_now for row in rows], exact=True, less=True),
         _row("Training tokens", [row.tokens_seen for row in rows], exact=True, less=None),
-        _row("Seconds on workers", seconds, exact=False, less=True),
+        _row("Seconds on workers", [one.device_seconds for one in placed], exact=False, less=True),
     ]
     for suite, metric in dict.fromkeys(key for one in found for key in one):
-        measured = [one.get((suite, metric)) for one in found]
-        values = [one.value if one is not None else None for one in measured]
-        less = metric in _LESS_IS_BETTER
-        table.append(
-            _row(label_of(suite, metric), values, exact=False, less=less, measured=measured)
-        )
+        values = [one.get((suite, metric)) for one in found]
+        less = metric.startswith("perplexity") or suite == "domains"
+        paired = [one.get((suite, metric)) for one in chance]
+        table.append(_row(label_of(suite, metric), values, exact=False, less=less, paired=paired))
     return table
 
 
-def _measured(evaluations: Sequence[Evaluation]) -> Measured:
-    last = max((row.increment for row in evaluations if row.stage == "recovered"), default=None)
-    return {
-        (row.suite, row.metric): row
-        for row in evaluations
-        if row.stage == "recovered" and row.increment == last
-    }
+def _by_metric(standing: Standing | None) -> dict[tuple[str, str], float | None]:
+    rows = standing.evaluations if standing is not None else ()
+    return {(row.suite, row.metric): row.value for row in rows}
+
+
+def _chance(
+    first: Standing | None, second: Standing | None
+) -> dict[tuple[str, str], PairedComparison]:
+    """Where both were measured on the same rows, whether the difference may be chance."""
+    if first is None or second is None or first is second:
+        return {}
+    found = placement.compare(first, second)
+    return {(pair.suite, pair.metric): pair.comparison for pair in found}
 
 
 def _row(
@@ -139,7 +141,7 @@ def _row(
     *,
     exact: bool,
     less: bool | None,
-    measured: Sequence[Evaluation | None] = (),
+    paired: Sequence[PairedComparison | None] = (),
 ) -> MetricRow:
     first = values[0]
     return MetricRow(
@@ -150,15 +152,8 @@ def _row(
             Value(
                 value=value,
                 change=value / first - 1 if index and first and value is not None else None,
-                paired=_paired(measured[0], measured[index]) if index and measured else None,
+                paired=paired[index] if paired else None,
             )
             for index, value in enumerate(values)
         ],
     )
-
-
-def _paired(first: Evaluation | None, second: Evaluation | None) -> PairedComparison | None:
-    """The second against the first where both kept the outcomes of the same rows."""
-    if first is None or second is None or not first.rows or not second.rows:
-        return None
-    return compare_rows(decode_rows(first.rows), decode_rows(second.rows))
