@@ -27,6 +27,7 @@ from api.routes import (
     checkpoints,
     comparisons,
     credentials,
+    data,
     estimates,
     files,
     health,
@@ -40,6 +41,7 @@ from api.schemas.api_keys import ApiKeyCreate, ApiKeyRotate
 from api.schemas.base import ProblemRead
 from api.schemas.checkpoints import DownloadUrlRequest
 from api.schemas.credentials import CredentialCreate
+from api.schemas.data import DataPreviewRequest
 from api.schemas.jobs import JobCreate, JobUpdate, PauseRequest
 from api.schemas.models import AliasPut, ModelCreate, VersionCreate
 from api.schemas.webhooks import SecretRotate, WebhookCreate, WebhookUpdate
@@ -52,11 +54,11 @@ from registry.settings import Settings
 from registry.storage import store_for
 
 ROUTES = (
-    *(health, estimates, jobs, progress, attempts, checkpoints, files),
+    *(health, estimates, jobs, progress, attempts, checkpoints, files, data),
     *(models, comparisons, api_keys, credentials, webhooks, usage, audit),
 )
 BODIES: tuple[type[BaseModel], ...] = (
-    *(ApiKeyCreate, ApiKeyRotate, CredentialCreate, DownloadUrlRequest),
+    *(ApiKeyCreate, ApiKeyRotate, CredentialCreate, DataPreviewRequest, DownloadUrlRequest),
     *(JobCreate, JobUpdate, PauseRequest),
     *(AliasPut, ModelCreate, VersionCreate),
     *(SecretRotate, WebhookCreate, WebhookUpdate),

@@ -1,6 +1,6 @@
 """Which directories of the worker's disk a request may name."""
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 
 from api.errors import Problem
 from pruning.recipe import PathData, PathModel, Recipe
@@ -13,7 +13,16 @@ def refuse_forbidden_paths(recipe: Recipe, settings: Settings) -> None:
     Raises:
         Problem: 422 `path_forbidden`, naming the field and the roots.
     """
-    for param, path in _paths(recipe):
+    refuse_forbidden(_paths(recipe), settings)
+
+
+def refuse_forbidden(paths: Iterable[tuple[str, str]], settings: Settings) -> None:
+    """Refuse paths outside the operator's roots, each given with the field that names it.
+
+    Raises:
+        Problem: 422 `path_forbidden`, naming the field and the roots.
+    """
+    for param, path in paths:
         if "\0" in path or not settings.allows_path(path):
             roots = [str(root) for root in settings.allowed_paths]
             allowed = ", ".join(roots) or "none: the operator has allowed no directory"

@@ -1,5 +1,6 @@
 """Files that users upload: text for their jobs."""
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from datetime import datetime
 from pathlib import Path
@@ -156,8 +157,17 @@ def usable(session: Session, tenant_id: str, recipe: Recipe) -> list[UploadedFil
     Raises:
         FileNotUsable: one is not there, or not whole.
     """
+    return usable_ones(session, tenant_id, named_in(recipe))
+
+
+def usable_ones(session: Session, tenant_id: str, named: Mapping[str, str]) -> list[UploadedFile]:
+    """The files of these ids, each with the field that names it.
+
+    Raises:
+        FileNotUsable: one is not there, or not whole.
+    """
     found = []
-    for file_id, param in named_in(recipe).items():
+    for file_id, param in named.items():
         row = session.get(UploadedFile, file_id)
         if row is None or row.tenant_id != tenant_id or row.status == "deleted":
             raise FileNotUsable(f"{param}: no file {file_id!r}", param=param)
