@@ -18,7 +18,12 @@ from pruning.allocation.widths import (
 )
 from pruning.errors import TargetUnreachable
 from pruning.events import LayerWidths
-from pruning.methods.increments import BYTES_PER_PARAMETER, plan_increments, resolve_target
+from pruning.methods.increments import (
+    BYTES_PER_PARAMETER,
+    plan_increments,
+    resolve_target,
+    stream_share,
+)
 from pruning.models.architecture import Architecture, Costs, read_architecture
 from pruning.models.support import check_supported
 from pruning.recipe import Axis, Recipe, Shape
@@ -177,6 +182,7 @@ def _resolve_targets(recipe: Recipe, architecture: Architecture, floor: int) -> 
             num_prunable_parameters=architecture.num_prunable_parameters,
             dtype=recipe.output.dtype,
             shaped=partial(_shaped, architecture),
+            outside=partial(_outside, recipe, architecture),
         )
         if target.shape is None and num_parameters < floor:
             raise TargetUnreachable(
@@ -188,6 +194,15 @@ def _resolve_targets(recipe: Recipe, architecture: Architecture, floor: int) -> 
             )
         resolved.append(num_parameters)
     return tuple(resolved)
+
+
+def _outside(recipe: Recipe, architecture: Architecture, sparsity: float) -> int:
+    """Parameters outside the layers when these have lost `sparsity`."""
+    width = round(architecture.hidden_size * stream_share(recipe.axes, sparsity))
+    if recipe.importance.kind == "pca_energy" and sparsity > 0:
+        architecture = architecture.untied()
+    narrow = architecture.narrowed(width)
+    return narrow.num_parameters - narrow.num_prunable_parameters
 
 
 def _shaped(architecture: Architecture, shape: Shape) -> int:

@@ -14,6 +14,7 @@ from pruning.importance.measure import measure_importance
 from pruning.importance.moments import Moments, measure_moments
 from pruning.methods.run import Run
 from pruning.models.geometry import count_parameters, geometry_of
+from pruning.models.hidden import is_tied
 from pruning.models.loss import autocast
 from pruning.models.projections import BlockKey
 from pruning.models.rotation import free_stream, rotate_stream
@@ -57,15 +58,15 @@ def _turned(run: Run, batches: Sequence[Tensor]) -> Scores:
     layers = (NOTHING,) * len(run.plan.living)
     if count_parameters(run.model) <= run.target_num_parameters:
         return Scores(layers, hidden=torch.ones(run.model.config.hidden_size))
-    embeddings, head = run.model.get_input_embeddings(), run.model.get_output_embeddings()
-    was_tied = head.weight is embeddings.weight
+    was_tied = is_tied(run.model)
     free_stream(run.model)
     energies_D, directions_DD = principal_components(run.model, batches)
     rotate_stream(run.model, directions_DD)
     optimizer = run.loop.optimizer
     optimizer.state.clear()  # Moments along directions that are no more.
     if was_tied:
-        optimizer.param_groups[0]["params"].append(head.weight)
+        head = run.model.get_output_embeddings().get_parameter("weight")
+        optimizer.param_groups[0]["params"].append(head)
     run.geometry = geometry_of(run.model, run.plan)
     return Scores(layers, hidden=energies_D.float().cpu())
 

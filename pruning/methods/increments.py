@@ -1,13 +1,13 @@
 """When to cut to what size, and how many optimizer steps follow each cut. Pure."""
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass
 from itertools import pairwise
 from typing import Literal
 
 from pruning.errors import TargetUnreachable
-from pruning.recipe import Schedule, Shape, Target
+from pruning.recipe import Axis, Schedule, Shape, Target
 
 BYTES_PER_PARAMETER = {"float32": 4, "bfloat16": 2, "float16": 2}
 _MIN_INCREMENTS = 3
@@ -37,8 +37,12 @@ def resolve_target(
     num_prunable_parameters: int,
     dtype: str,
     shaped: Callable[[Shape], int],
+    outside: Callable[[float], int] | None = None,
 ) -> int:
     """The number of parameters that a target means for one model; `shaped` counts those of a shape.
+
+    `outside` counts what is outside the decoder layers at a sparsity of them: less, where hidden
+    channels go, than there is (the default).
 
     Raises:
         TargetUnreachable: it is larger than the model, or a shape beyond its own.
@@ -48,7 +52,9 @@ def resolve_target(
     if target.num_parameters is not None:
         resolved = target.num_parameters
     elif target.sparsity is not None:
-        resolved = num_parameters - round(target.sparsity * num_prunable_parameters)
+        kept = num_prunable_parameters - round(target.sparsity * num_prunable_parameters)
+        around = num_parameters - num_prunable_parameters
+        resolved = kept + (around if outside is None else outside(target.sparsity))
     else:
         resolved = (target.size_bytes or 0) // BYTES_PER_PARAMETER[dtype]
     if resolved > num_parameters:
@@ -58,6 +64,16 @@ def resolve_target(
             limit=num_parameters,
         )
     return resolved
+
+
+def stream_share(axes: Collection[Axis], sparsity: float) -> float:
+    """The share of hidden channels left when the decoder layers have lost `sparsity`.
+
+    Layers shrink with the stream, and again with their own axes, which then lose as large a share.
+    """
+    if "hidden" not in axes:
+        return 1.0
+    return 1 - sparsity if len(axes) == 1 else math.sqrt(1 - sparsity)
 
 
 def plan_increments(

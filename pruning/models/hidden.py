@@ -74,7 +74,7 @@ def refit_stream(model: PreTrainedModel, hidden_size: int) -> None:
 
 def _scale_norms(model: PreTrainedModel, adapter: Adapter, scale: float) -> None:
     norms, offset = stream_norms(adapter, model), adapter.family.norm_offset
-    if _multiplies_embeddings(model) and _is_tied(model):
+    if _multiplies_embeddings(model) and is_tied(model):
         # The head's weights gain with the embeddings' what the final norm would gain.
         norms.pop()
     for norm in norms:
@@ -95,7 +95,8 @@ def _multiplies_embeddings(model: PreTrainedModel) -> bool:
     return hasattr(model.get_input_embeddings(), "embed_scale")
 
 
-def _is_tied(model: PreTrainedModel) -> bool:
+def is_tied(model: PreTrainedModel) -> bool:
+    """Whether the head shares the embeddings' weights."""
     head = model.get_output_embeddings()
     return head is not None and head.weight is model.get_input_embeddings().weight
 

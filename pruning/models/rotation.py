@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from transformers import PreTrainedModel
 
 from pruning.models.adapter import Adapter, GroupedTensor, adapter_for
-from pruning.models.hidden import outer_stream_tensors, stream_norms, stream_tensors
+from pruning.models.hidden import is_tied, outer_stream_tensors, stream_norms, stream_tensors
 from pruning.models.support import require_rotatable
 
 
@@ -54,7 +54,7 @@ def rotate_stream(model: PreTrainedModel, rotation_DD: Tensor) -> None:
 
 def _untie(model: PreTrainedModel) -> None:
     head, embeddings = model.get_output_embeddings(), model.get_input_embeddings()
-    if head.weight is embeddings.weight:
+    if is_tied(model):
         head.weight = nn.Parameter(embeddings.get_parameter("weight").detach().clone())
     model.config.tie_word_embeddings = False
 

@@ -1,7 +1,7 @@
 import pytest
 
 from pruning.errors import TargetUnreachable
-from pruning.methods.increments import Increment, plan_increments, resolve_target
+from pruning.methods.increments import Increment, plan_increments, resolve_target, stream_share
 from pruning.recipe import Schedule, Shape, Target
 
 
@@ -76,3 +76,17 @@ def test_a_target_above_the_model_is_refused() -> None:
 
 def test_a_shape_means_what_it_counts() -> None:
     assert resolve(Target(shape=Shape(intermediate_size=7))) == 70
+
+
+def test_where_hidden_channels_go_sparsity_is_still_of_the_layers() -> None:
+    found = resolve_target(
+        Target(sparsity=0.25),
+        num_parameters=1000,
+        num_prunable_parameters=800,
+        dtype="bfloat16",
+        shaped=lambda _: 0,
+        outside=lambda sparsity: round(200 * stream_share(("hidden",), sparsity)),
+    )
+    assert found == 600 + 150
+    assert stream_share(("hidden", "intermediate"), 0.36) == pytest.approx(0.8)
+    assert stream_share(("intermediate",), 0.36) == 1
