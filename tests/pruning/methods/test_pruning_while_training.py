@@ -18,6 +18,7 @@ from tests.pruning.test_presets import opened
 from tests.pruning.tiny import make_tiny_model, random_ids
 
 SHAPE = {
+    "hidden_size": 36,
     "intermediate_size": 40,
     "num_attention_heads": 2,
     "num_key_value_heads": 2,
