@@ -372,6 +372,7 @@ ExportFormat = Literal[
     "onnx",
     "padded",
     "remote_code",
+    "nemotron_nas",
 ]
 ServingEngine = Literal[
     "transformers", "vllm", "llama.cpp", "onnxruntime", "sglang", "mlx", "tensorrt-llm"

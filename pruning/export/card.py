@@ -116,6 +116,8 @@ def _how_to_load(export: Exported) -> str:
     where = f"exports/{export.directory.name}"
     if export.format.startswith("gguf"):
         how = f"```sh\nllama-server -m {where}/model.gguf\n```"
+    elif export.format == "nemotron_nas":
+        how = f"```sh\nvllm serve {where} --trust-remote-code\n```"
     elif export.format == "onnx":
         how = f'```python\nonnxruntime.InferenceSession("{where}/model.onnx")\n```'
     else:

@@ -21,7 +21,7 @@ from numpy.typing import NDArray
 
 from pruning.errors import ExportRefused
 
-Engine = Literal["transformers", "transformers-remote-code", "llama.cpp", "onnxruntime"]
+Engine = Literal["transformers", "transformers-remote-code", "llama.cpp", "onnxruntime", "vllm"]
 _TIMEOUT_SECONDS = 1800
 _LARGEST_ANSWER = 1024
 """Tokens llama.cpp returns per prompt: as many as its server writes in reasonable time."""
@@ -41,9 +41,16 @@ class Answer:
 
 
 def ask(
-    engine: Engine, artifact: Path, *, prompts: Sequence[Sequence[int]], texts: Sequence[str]
+    engine: Engine,
+    artifact: Path,
+    *,
+    prompts: Sequence[Sequence[int]],
+    texts: Sequence[str],
+    python: str = sys.executable,
 ) -> Answer:
     """Open `artifact` in a fresh process of `engine` and let it continue each prompt by one token.
+
+    `python` is the interpreter of the environment in which the engine is installed.
 
     Raises:
         ExportRefused: the engine is missing, or could not open or run the artifact.
@@ -53,7 +60,7 @@ def ask(
         question.write_text(json.dumps({"prompts": list(map(list, prompts)), "texts": list(texts)}))
         try:
             done = subprocess.run(
-                [sys.executable, "-m", __spec__.name, engine, artifact, question, answer],
+                [python, "-m", __spec__.name, engine, artifact, question, answer],
                 capture_output=True,
                 text=True,
                 timeout=_TIMEOUT_SECONDS,
@@ -85,6 +92,8 @@ def main() -> None:
         answer = _llama_cpp(parsed.artifact, **question)
     elif parsed.engine == "onnxruntime":
         answer = _onnxruntime(parsed.artifact, question["prompts"])
+    elif parsed.engine == "vllm":
+        answer = _vllm(parsed.artifact, question["prompts"])
     else:
         remote_code = parsed.engine == "transformers-remote-code"
         answer = _transformers(parsed.artifact, question["prompts"], remote_code=remote_code)
@@ -130,6 +139,36 @@ def _onnxruntime(artifact: Path, prompts: list[list[int]]) -> Answer:
         shifted_V = logits_V.astype(np.float64) - logits_V.max()
         rows.append(shifted_V - np.log(np.exp(shifted_V).sum()))
     return _of_whole_vocabulary(rows, f"onnxruntime {version('onnxruntime')}")
+
+
+def _vllm(artifact: Path, prompts: list[list[int]]) -> Answer:
+    import vllm
+
+    brings_code = any(artifact.glob("configuration_*.py"))
+    model = vllm.LLM(
+        str(artifact),
+        model_impl="auto" if brings_code else "transformers",
+        trust_remote_code=brings_code,
+        dtype="float32",
+        enforce_eager=True,
+        max_model_len=max(map(len, prompts)) + 8,
+        max_num_seqs=1,
+        max_logprobs=_LARGEST_ANSWER,
+    )
+    num_logprobs = min(_LARGEST_ANSWER, model.get_tokenizer().vocab_size)
+    settings = vllm.SamplingParams(max_tokens=1, temperature=0.0, logprobs=num_logprobs)
+    outputs = model.generate([{"prompt_token_ids": prompt} for prompt in prompts], settings)
+    # The sampled token comes on top of the likeliest.
+    rows = [sorted(output.outputs[0].logprobs[0].items()) for output in outputs]
+    fewest = min(map(len, rows))
+    return Answer(
+        ids=np.array([[token for token, _ in row[:fewest]] for row in rows]),
+        log_probs=np.array(
+            [[found.logprob for _, found in row[:fewest]] for row in rows], dtype=np.float32
+        ),
+        tokens=None,
+        version=f"vllm {vllm.__version__}",
+    )
 
 
 def _of_whole_vocabulary(rows: list[NDArray[Any]], engine_version: str) -> Answer:

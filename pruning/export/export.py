@@ -15,6 +15,7 @@ from transformers import PretrainedConfig, PreTrainedModel, PreTrainedTokenizerB
 from pruning.errors import ExportRefused
 from pruning.export.engine import Engine
 from pruning.export.gguf import GgufType, check_config, export_gguf
+from pruning.export.nemotron_nas import check_family, export_nemotron_nas
 from pruning.export.onnx import export_onnx
 from pruning.export.padded import pad_to_equal_layers
 from pruning.export.parity import ParityRecord, Tolerance, check_parity, write_records
@@ -31,6 +32,7 @@ _TOLERANCES: dict[str, Tolerance] = {
     "padded": ("max_difference", 1e-4),
     "remote_code": ("max_difference", 1e-5),
     "onnx": ("max_difference", 1e-4),
+    "nemotron_nas": ("max_difference", 1e-4),
     "gguf:f32": _SAME_NUMBERS,
     # Rounding weights costs what it costs; these bounds catch files that are broken, not rounded.
     "gguf:f16": ("divergence", 0.01),
@@ -168,6 +170,7 @@ def engine_of(export: ExportFormat) -> Engine:
         "onnx": "onnxruntime",
         "padded": "transformers",
         "remote_code": "transformers-remote-code",
+        "nemotron_nas": "vllm",
     }
     return engines[export.partition(":")[0]]
 
@@ -176,11 +179,13 @@ def check_exportable(config: PretrainedConfig, recipe: Recipe) -> None:
     """Refuse before a run what could not be exported after it.
 
     Raises:
-        ExportRefused: llama.cpp is asked for and has no graph for this family and layout.
+        ExportRefused: an engine is asked for that has nothing to run this family and layout with.
     """
     gguf = any(export.startswith("gguf") for export in recipe.output.exports)
     if gguf or "llama.cpp" in recipe.serve_with:
         check_config(config, equal=recipe.allocation.layout == "uniform")
+    if "nemotron_nas" in recipe.output.exports:
+        check_family(config)
 
 
 def export_checkpoint(canonical: Canonical, export: ExportFormat, out: Path) -> Exported:
@@ -212,7 +217,10 @@ def _write(canonical: Canonical, export: ExportFormat, directory: Path) -> tuple
         export_onnx(canonical.model, path)
         canonical.tokenizer.save_pretrained(directory)
         return (_prove(canonical, export, path, precision="float32"),)
-    if kind == "remote_code":
+    if kind == "nemotron_nas":
+        export_nemotron_nas(canonical.model, directory)
+        canonical.tokenizer.save_pretrained(directory)
+    elif kind == "remote_code":
         export_remote_code(canonical.model, canonical.checkpoint, directory)
     else:
         padded = pad_to_equal_layers(canonical.model)

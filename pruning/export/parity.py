@@ -3,6 +3,7 @@
 P prompts, K tokens of the vocabulary each, V vocabulary.
 """
 
+import sys
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Literal
@@ -70,15 +71,18 @@ def check_parity(
     tokenizer: PreTrainedTokenizerBase,
     precision: str,
     tolerance: Tolerance,
+    python: str = sys.executable,
 ) -> ParityRecord:
     """Compare an artifact, run by its engine, with the canonical `model` in fp32.
+
+    `python` is the interpreter of the environment in which the engine is installed.
 
     Raises:
         ExportRefused: the engine cannot run it, splits text differently, or is too far off.
     """
     token_lists = [tokenizer.encode(text, add_special_tokens=False) for text in TEXTS]
     prompts = [tokens[:_LONGEST_PROMPT] for tokens in token_lists]
-    answer = ask(engine, artifact, prompts=prompts, texts=TEXTS)
+    answer = ask(engine, artifact, prompts=prompts, texts=TEXTS, python=python)
     _check_tokens(engine, answer, token_lists)
     record = _record(answer, reference_log_probs(model, prompts), engine, precision, tolerance)
     if not record.holds:

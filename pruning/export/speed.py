@@ -64,8 +64,10 @@ def measure_beside(engine: Engine, export: Path, dense: Path, *, rounds: int = 3
     """Decode with both models, turn about.
 
     Raises:
-        ExportRefused: the engine could not run one of them.
+        ExportRefused: the engine could not run one of them, or is not one that is timed.
     """
+    if engine not in _ENGINES:
+        raise ExportRefused(f"{engine} is not timed")
     threads = len(os.sched_getaffinity(0))
     found: dict[Path, list[EngineSpeed]] = {export: [], dense: []}
     for _ in range(rounds):
