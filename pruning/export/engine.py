@@ -142,7 +142,7 @@ def _onnxruntime(artifact: Path, prompts: list[list[int]]) -> Answer:
 
 
 def _vllm(artifact: Path, prompts: list[list[int]]) -> Answer:
-    import vllm
+    import vllm  # type: ignore[import-not-found]  # in an environment of its own
 
     brings_code = any(artifact.glob("configuration_*.py"))
     model = vllm.LLM(
