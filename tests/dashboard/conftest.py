@@ -1,5 +1,6 @@
 """The pages on the real application; most of them have nothing to do with which database it is."""
 
+import os
 import re
 import shutil
 import socket
@@ -131,3 +132,10 @@ def page(
     yield page
     context.close()
     assert complaints == []
+
+
+def keep_picture(page: Page, name: str) -> None:
+    """Write a picture of the whole page, if pictures are asked for."""
+    folder = os.environ.get("ESPALIER_TEST_SCREENSHOTS")
+    if folder:
+        page.screenshot(path=Path(folder) / f"{name}.png", full_page=True)

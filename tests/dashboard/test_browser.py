@@ -3,7 +3,6 @@
 Set `ESPALIER_TEST_SCREENSHOTS` to a directory to keep pictures of the pages in both themes.
 """
 
-import os
 from pathlib import Path
 
 import pytest
@@ -14,6 +13,7 @@ from registry.db import SessionFactory, transaction
 from registry.status import JobStatus
 from registry.storage import LocalStore
 from registry.tables import Job
+from tests.dashboard.conftest import keep_picture
 from tests.factories import (
     Holder,
     cut,
@@ -26,12 +26,6 @@ from tests.factories import (
 )
 
 PAUSE_MS = 15_000
-
-
-def keep_picture(page: Page, name: str) -> None:
-    folder = os.environ.get("ESPALIER_TEST_SCREENSHOTS")
-    if folder:
-        page.screenshot(path=Path(folder) / f"{name}.png", full_page=True)
 
 
 def finish_increment(
