@@ -14,11 +14,12 @@ from matplotlib import pyplot
 def plot_quality(found: Mapping[str, Any], path: Path) -> None:
     """Perplexity over the share removed, one line per preset, one panel per context length."""
     figure, panels = pyplot.subplots(1, 2, figsize=(10, 4), constrained_layout=True)
-    for panel, length, dense in zip(panels, found["context_lengths"], found["dense"], strict=True):
+    for panel, length in zip(panels, found["context_lengths"], strict=True):
         for preset in dict.fromkeys(row["preset"] for row in found["rows"]):
             rows = [row for row in found["rows"] if row["preset"] == preset]
             removed = [0.0, *(100 * row["removed"] for row in rows)]
-            values = [dense, *(row[f"perplexity_{length}"] for row in rows)]
+            metric = f"perplexity_{length}"
+            values = [found["dense"][metric], *(row[metric] for row in rows)]
             panel.plot(removed, values, marker="o", label=preset)
         panel.set(
             yscale="log",

@@ -2,7 +2,8 @@
 
     python -m bench.quality --model DIR --data DIR [--presets espalier flap] [--sparsity 0.2 0.4]
 
-`--data` holds `c4.calibration.jsonl.gz` and `wikitext2.test.tokens.txt`. A preset may carry changes
+`--data` holds `c4.calibration.jsonl.gz`, `wikitext2.test.tokens.txt` and, for zero-shot accuracy,
+`arc_easy.first200.jsonl` and `piqa.first200.jsonl`. A preset may carry changes
 to its recipe, as in `espalier,importance.ridge=0.001`, which is how the ablations of docs/method.md
 were made. Each preset runs in a process of its own, on the same text, one after the other.
 """
@@ -26,12 +27,15 @@ from transformers import AutoModelForCausalLM, AutoTokenizer
 import espalier.loading  # noqa: F401  Lets transformers open models whose layers differ.
 from bench.plot import plot_quality
 from pruning.evaluation.perplexity import evaluate_perplexity
+from pruning.evaluation.suites import run_suites
 from pruning.models.geometry import count_parameters, count_prunable_parameters
 from pruning.presets import PRESETS
-from pruning.recipe import Recipe
+from pruning.recipe import Evaluation, Recipe
 
 CALIBRATION = "c4.calibration.jsonl.gz"
 EVALUATION = "wikitext2.test.tokens.txt"
+TASKS = {"arc_easy": "arc_easy.first200.jsonl", "piqa": "piqa.first200.jsonl"}
+PROMPT = "{query}\nAnswer:"
 CONTEXT_LENGTHS = (2048, 128)
 RESULTS = Path(__file__).parent / "results"
 
@@ -45,6 +49,15 @@ PEERS = {
     "shortgpt": {0.2: (45.0, 111.2), 0.4: (408.5, 323.4), 0.6: (6648.9, 14226.4)},
 }
 """What each system's own code reached on the same text: SmolLM2-135M-Instruct, 59,392 tokens."""
+PEERS_ACCURACY = {
+    "adapt_pruner": {0.2: 49.0, 0.4: 44.25, 0.6: 43.5},
+    "llm_pruner": {0.2: 49.5, 0.4: 46.25, 0.6: 42.25},
+    "flap": {0.2: 52.25, 0.4: 43.25, 0.6: 39.25},
+    "slicegpt": {0.2: 42.75, 0.4: 39.25, 0.6: 40.5},
+    "shortgpt": {0.2: 51.75, 0.4: 44.75, 0.6: 40.75},
+}
+"""Mean acc_norm of the two tasks, per cent; one standard error is about 2.4 points."""
+MIN_ACCURACY = {0.2: 55.0}
 MAX_CPU_SECONDS = 400.0
 MAX_MODEL_SIZES = 3.0
 
@@ -69,6 +82,8 @@ class Row:
     base_bytes: int
     perplexity_2048: float
     perplexity_128: float
+    accuracy: float
+    accuracy_stderr: float
     cpu_seconds: float
     peak_bytes: int
 
@@ -80,22 +95,26 @@ class Verdict:
     what: str
     figure: float
     bar: float
+    at_least: bool = False
 
     @property
     def word(self) -> str:
-        return "met" if self.figure <= self.bar else "MISSED"
+        met = self.figure >= self.bar if self.at_least else self.figure <= self.bar
+        return "met" if met else "MISSED"
 
 
 def main() -> None:
     args = _arguments()
     torch.set_num_threads(args.threads)
-    dense = _perplexities(args.model, args.data, args.tokens)
-    print(f"dense: {dense[0]:.2f} / {dense[1]:.2f}", flush=True)
+    dense = _quality(args.model, args)
+    print(f"dense: {_figures(dense)}", flush=True)
     rows: list[Row] = []
     for preset in args.presets:
         for row in _prune(preset, args):
             rows.append(row)
             print(_line(row), flush=True)
+    if args.merge:
+        rows = [*_earlier_rows(args), *rows]
     verdicts = [v for row in rows for v in _verdicts(row)]
     for verdict in verdicts:
         print(f"{verdict.what:44s} {verdict.figure:9.1f}  bar {verdict.bar:9.1f}  {verdict.word}")
@@ -109,8 +128,12 @@ def _arguments() -> argparse.Namespace:
     parser.add_argument("--presets", nargs="+", default=sorted(PRESETS))
     parser.add_argument("--sparsity", nargs="+", type=float, default=[0.2, 0.4, 0.6])
     parser.add_argument("--tokens", type=int, default=59_392)
+    parser.add_argument("--rows", type=int, default=200, help="Of each task.")
     parser.add_argument("--threads", type=int, default=2)
     parser.add_argument("--name", default="quality", help="Of the files under bench/results.")
+    parser.add_argument(
+        "--merge", action="store_true", help="Keep the rows of other presets in those files."
+    )
     return parser.parse_args()
 
 
@@ -165,15 +188,13 @@ def _sizes(args: argparse.Namespace, shares: list[float]) -> _Sizes:
 def _row(
     preset: str, sparsity: float, report: dict[str, Any], sizes: _Sizes, args: argparse.Namespace
 ) -> Row:
-    at_2048, at_128 = _perplexities(report["directory"], args.data, args.tokens)
     return Row(
         preset=preset,
         sparsity=sparsity,
         removed=sizes.removed(report["num_parameters"]),
         num_parameters=report["num_parameters"],
         base_bytes=4 * sizes.num_parameters,
-        perplexity_2048=at_2048,
-        perplexity_128=at_128,
+        **_quality(report["directory"], args),
         cpu_seconds=report["cpu_seconds"],
         peak_bytes=report["peak_bytes"],
     )
@@ -204,24 +225,45 @@ def _recipe(preset: str, args: argparse.Namespace, shares: list[float]) -> Recip
     return Recipe.model_validate(fields)
 
 
-def _perplexities(directory: Path | str, data: Path, num_tokens: int) -> tuple[float, float]:
-    """At each of `CONTEXT_LENGTHS`, over the first tokens of the text, in bf16 autocast."""
+def _quality(directory: Path | str, args: argparse.Namespace) -> dict[str, float]:
+    """Perplexities at each of `CONTEXT_LENGTHS` over the first tokens of the text, and accuracy.
+
+    In bf16 autocast, as the peers were measured; accuracy is the mean over `TASKS`, per cent.
+    """
     tokenizer = AutoTokenizer.from_pretrained(directory)
     model = AutoModelForCausalLM.from_pretrained(directory, dtype=torch.float32).eval()
-    text = (data / EVALUATION).read_text()
-    ids = tokenizer(text, add_special_tokens=False)["input_ids"][:num_tokens]
-    tokens = np.array(ids, dtype=np.uint32)
-    at_2048, at_128 = (
-        evaluate_perplexity(
+    text = (args.data / EVALUATION).read_text()
+    ids = tokenizer(text, add_special_tokens=False)["input_ids"][: args.tokens]
+    found = {
+        f"perplexity_{length}": evaluate_perplexity(
             model,
-            [tokens],
+            [np.array(ids, dtype=np.uint32)],
             context_length=length,
             precision="bfloat16",
             data_fingerprint=EVALUATION,
         ).value
         for length in CONTEXT_LENGTHS
+    }
+    suites = [
+        {
+            "kind": "rows",
+            "name": task,
+            "source": str((args.data / rows).resolve()),
+            "prompt": PROMPT,
+            "limit": args.rows,
+        }
+        for task, rows in TASKS.items()
+    ]
+    evaluation = Evaluation.model_validate(
+        {"suites": suites, "precision": "bfloat16", "first_rows": 0}
     )
-    return at_2048, at_128
+    with tempfile.TemporaryDirectory(prefix="espalier-bench-") as scratch:
+        scores = list(run_suites(model, tokenizer, evaluation, directory=Path(scratch)))
+    chosen = [score for score in scores if score.metric == "acc_norm"]
+    variances = [(score.stderr or 0.0) ** 2 for score in chosen]
+    found["accuracy"] = 100 * sum(score.value for score in chosen) / len(chosen)
+    found["accuracy_stderr"] = 100 * math.sqrt(sum(variances)) / len(chosen)
+    return found
 
 
 def _verdicts(row: Row) -> Iterator[Verdict]:
@@ -237,6 +279,11 @@ def _verdicts(row: Row) -> Iterator[Verdict]:
         ):
             what = f"{row.preset} {row.sparsity:.0%} perplexity at {length}"
             yield Verdict(what=what, figure=figure, bar=bar)
+    accuracies = MIN_ACCURACY if name == "espalier" else PEERS_ACCURACY.get(name, {})
+    if row.sparsity in accuracies:
+        what = f"{row.preset} {row.sparsity:.0%} accuracy"
+        bar = accuracies[row.sparsity]
+        yield Verdict(what=what, figure=row.accuracy, bar=bar, at_least=True)
     if name == "espalier" and math.isclose(row.sparsity, 0.2):
         yield Verdict(what=f"{row.preset} CPU seconds", figure=row.cpu_seconds, bar=MAX_CPU_SECONDS)
         yield Verdict(
@@ -249,14 +296,32 @@ def _verdicts(row: Row) -> Iterator[Verdict]:
 def _line(row: Row) -> str:
     return (
         f"{row.preset:40s} {row.sparsity:4.0%} removed {row.removed:6.2%}"
-        f"  ppl {row.perplexity_2048:9.2f} / {row.perplexity_128:9.2f}"
+        f"  {_figures(asdict(row))}"
         f"  {row.cpu_seconds:6.0f} CPU s  {row.peak_bytes / 1e9:5.2f} GB"
     )
 
 
+def _figures(quality: dict[str, Any]) -> str:
+    return (
+        f"ppl {quality['perplexity_2048']:9.2f} / {quality['perplexity_128']:9.2f}"
+        f"  acc {quality['accuracy']:5.1f} ± {quality['accuracy_stderr']:.1f}"
+    )
+
+
+def _earlier_rows(args: argparse.Namespace) -> list[Row]:
+    """What an earlier run over as much text found of presets that this one left out."""
+    path = RESULTS / f"{args.name}.json"
+    if not path.exists():
+        return []
+    found = json.loads(path.read_text())
+    if (found["tokens"], found["zero_shot_rows"]) != (args.tokens, args.rows):
+        raise SystemExit(f"{path} was measured on other text: give another --name")
+    return [Row(**row) for row in found["rows"] if row["preset"] not in args.presets]
+
+
 def _write(
     args: argparse.Namespace,
-    dense: tuple[float, float],
+    dense: dict[str, float],
     rows: list[Row],
     verdicts: list[Verdict],
 ) -> None:
@@ -265,6 +330,7 @@ def _write(
         "created_at": datetime.now(UTC).isoformat(timespec="seconds"),
         "model": args.model.name,
         "tokens": args.tokens,
+        "zero_shot_rows": args.rows,
         "threads": args.threads,
         "context_lengths": CONTEXT_LENGTHS,
         "dense": dense,
