@@ -7,10 +7,10 @@ from typing import Annotated
 import typer
 
 from espalier import errors
+from espalier.administration import ApiKey
 from espalier.client import Client
 from espalier.connection import default_data_dir, read_key
 from espalier.output import AsJson, print_json, print_table, table_of
-from espalier.resources import ApiKey
 
 keys = typer.Typer(no_args_is_help=True, help="API keys.")
 

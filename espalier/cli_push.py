@@ -8,8 +8,9 @@ from typing import Annotated, Any
 
 import typer
 
-from espalier.client import TRAINING_STATE, Client
+from espalier.client import Client
 from espalier.errors import ChecksumMismatch, EspalierError
+from espalier.operations import TRAINING_STATE
 from espalier.output import AsJson
 
 publishing = typer.Typer()

@@ -8,7 +8,7 @@ from urllib.parse import quote
 import httpx
 
 from espalier.errors import ChecksumMismatch, EspalierError, ServerUnreachable, raise_for_problem
-from espalier.resources import CheckpointFile
+from espalier.published import CheckpointFile
 
 OnBytes = Callable[[int], None]
 """Called with the number of bytes that have come in since the last call."""

@@ -7,7 +7,7 @@ from pathlib import Path
 import httpx
 
 from espalier.errors import ServerUnreachable, raise_for_problem
-from espalier.resources import File
+from espalier.published import File
 
 OnBytes = Callable[[int], None]
 """Called with the number of bytes that were sent since the last call."""

@@ -16,7 +16,8 @@ from espalier.demo.report import read_manifest, render_report
 from espalier.demo.server import ServerDidNotStart, running_server
 from espalier.errors import EspalierError
 from espalier.live import duration, watch_job
-from espalier.resources import CheckpointFile, Job
+from espalier.published import CheckpointFile
+from espalier.resources import Job
 
 PROMPT = "The function below reads a file and returns"
 

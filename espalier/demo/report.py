@@ -9,7 +9,7 @@ from rich.console import Group, RenderableType
 from rich.table import Table
 
 from espalier.live import millions
-from espalier.resources import CheckpointFile, Evaluation
+from espalier.published import CheckpointFile, Evaluation
 
 _BYTES_PER_PARAMETER = {"float32": 4, "bfloat16": 2, "float16": 2}
 

@@ -11,7 +11,7 @@ import pytest
 
 from espalier.download import download_file
 from espalier.errors import ChecksumMismatch, EspalierError, ServerUnreachable
-from espalier.resources import CheckpointFile
+from espalier.published import CheckpointFile
 
 CONTENT = bytes(range(256)) * 1000
 FILE = CheckpointFile(
