@@ -21,14 +21,8 @@ from pruning.events import (
 )
 from pruning.export.export import check_exportable
 from pruning.methods.incremental import evaluate_base, prune_incrementally
-from pruning.methods.run import (
-    Run,
-    Start,
-    Stop,
-    build_run,
-    start_from_base,
-    start_from_checkpoint,
-)
+from pruning.methods.run import Run, Stop, build_run
+from pruning.methods.start import Start, start_from_base, start_from_checkpoint
 from pruning.ranks import Ranks, joined
 from pruning.recipe import Recipe
 

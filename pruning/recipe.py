@@ -347,7 +347,9 @@ AllocationKind = Literal[
     "uniform", "layer_adaptive", "equal_marginal", "global_zscore", "fluctuation"
 ]
 Layout = Literal["per_layer", "uniform"]
-Compensation = Literal["none", "least_squares", "newton", "bias", "merge"]
+Compensation = Literal["none", "least_squares", "newton", "bias", "affine", "merge"]
+WITH_BIASES: tuple[Compensation, ...] = ("bias", "affine")
+"""What keeps a constant of what a cut takes, and so needs the mean of it."""
 MethodName = Literal[
     "adapt_pruner",
     "espalier",
@@ -395,6 +397,11 @@ class Importance(Part):
     calibration: Calibration = Field(Calibration(), description="The text it is measured on.")
     ridge: float = Field(
         0.01, gt=0, lt=1, description="By how much the diagonal of input moments is raised."
+    )
+    rotation: Literal["global", "per_block"] = Field(
+        "global",
+        description="`pca_energy`: one for the whole model, which stays a stock model, or "
+        "SliceGPT's own for each block, with shortcut matrices between them.",
     )
 
 
@@ -484,6 +491,15 @@ class LearningRate(Part):
     kind: Literal["wsd", "cosine", "constant"] = "wsd"
 
 
+class TeacherCache(Part):
+    """What the teacher predicts of each training sequence, kept on the worker's disk.
+
+    It pays where text is seen more than once: then the teacher runs in the first pass only.
+    """
+
+    top_k: int = Field(32, ge=1, le=1024, description="Most likely tokens kept of each prediction.")
+
+
 class Distillation(Part):
     """Learning from the model before the cut, beside the text itself.
 
@@ -504,6 +520,19 @@ class Distillation(Part):
     hidden_weight: float = Field(
         0.0, ge=0, description="Weight of the distance of the last hidden states."
     )
+    teacher_cache: TeacherCache | None = Field(
+        None, description="Keep what the teacher predicts, for text that is seen again."
+    )
+
+    @model_validator(mode="after")
+    def _cacheable(self) -> Self:
+        plain = (self.teacher, self.divergence, self.hidden_weight) == ("base", "forward_kl", 0)
+        if self.teacher_cache is not None and not plain:
+            raise ValueError(
+                "teacher_cache holds the base model's likeliest tokens: it goes with teacher "
+                "'base', divergence 'forward_kl' and hidden_weight 0"
+            )
+        return self
 
 
 class Lora(Part):
@@ -879,12 +908,11 @@ class Recipe(Part):
     @model_validator(mode="after")
     def _means_are_measured(self) -> Self:
         unmeasured = self.importance.kind in ("fisher", "learned_mask")
-        if self.compensation == "bias" and unmeasured:
-            raise ValueError(
-                "compensation 'bias' goes with any importance but 'fisher' and 'learned_mask'"
-            )
-        if self.compensation == "bias" and self.schedule.kind == "continuous":
-            raise ValueError("compensation 'bias' does not go with schedule.kind 'continuous'")
+        asked = f"compensation {self.compensation!r}"
+        if self.compensation in WITH_BIASES and unmeasured:
+            raise ValueError(f"{asked} goes with any importance but 'fisher' and 'learned_mask'")
+        if self.compensation in WITH_BIASES and self.schedule.kind == "continuous":
+            raise ValueError(f"{asked} does not go with schedule.kind 'continuous'")
         return self
 
     @field_validator("model", mode="before")

@@ -57,6 +57,11 @@ class MixtureSampler:
         """Draw by other weights from the next sequence on; they name every domain and sum to 1."""
         self._weights = [weights[domain.name] for domain in self._domains]
 
+    @property
+    def num_windows(self) -> int:
+        """Sequences that differ: what one pass over every domain gives."""
+        return sum(self.num_sequences(index) for index in range(len(self._domains)))
+
     def num_sequences(self, index: int) -> int:
         """Windows that one pass over a domain gives."""
         return len(self._domains[index].train) // self._sequence_length

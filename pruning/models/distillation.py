@@ -7,6 +7,8 @@ last position and nothing else is shifted.
 
 import copy
 import math
+from collections.abc import Callable
+from dataclasses import dataclass
 
 import torch
 from torch import Tensor
@@ -17,13 +19,17 @@ from pruning.models.loss import (
     Precision,
     head_loss,
     hidden_and_labels,
+    hidden_states,
     output_head,
+    predictions_inside,
     product_dtype,
 )
 from pruning.recipe import Distillation
 
 _CHUNK_TOKENS = 256
 """Half of what cross-entropy takes: here two distributions and a gradient exist at once."""
+_LEAST_REST = 1e-6
+"""Of the probability of all other tokens, where rounding leaves none."""
 
 
 def distillation_loss(
@@ -64,10 +70,108 @@ def distillation_loss(
     return loss
 
 
+@dataclass(frozen=True)
+class TopTokens:
+    """The teacher's most likely tokens after each position, int64 [B, T - 1, K], and the logarithms
+    of their probabilities at the recipe's temperature, fp32."""
+
+    tokens: Tensor
+    log_probabilities: Tensor
+
+
+@torch.no_grad()
+def top_tokens(
+    teacher: PreTrainedModel,
+    ids_BT: Tensor,
+    distillation: Distillation,
+    precision: Precision,
+    *,
+    num_tokens: int,
+    separator: int | None = None,
+) -> TopTokens:
+    """What a teacher predicts of a batch, without the long tail."""
+    hidden_BTD = hidden_states(teacher, ids_BT, precision, separator=separator)[:, :-1]
+    head = output_head(teacher)
+    weight_VD = head.weight.to(product_dtype(precision))
+    found = []
+    for hidden_CD in torch.split(hidden_BTD.flatten(0, 1).to(weight_VD.dtype), _CHUNK_TOKENS):
+        logits_CV = head.logits(hidden_CD, weight_VD).div_(distillation.temperature)
+        found.append(log_softmax(logits_CV, dim=-1).topk(num_tokens, dim=-1))
+    shape = (*hidden_BTD.shape[:2], num_tokens)
+    return TopTokens(
+        tokens=torch.cat([chunk.indices for chunk in found]).view(shape),
+        log_probabilities=torch.cat([chunk.values for chunk in found]).view(shape),
+    )
+
+
+def distillation_loss_from(
+    student: PreTrainedModel,
+    teacher: TopTokens,
+    ids_BT: Tensor,
+    distillation: Distillation,
+    precision: Precision,
+    *,
+    separator: int | None = None,
+) -> Tensor:
+    """As `distillation_loss`, from what is known of the teacher: forward KL divergence, with all
+    other tokens as one."""
+    hidden_ND, labels_N = hidden_and_labels(student, ids_BT, precision, separator=separator)
+    inside_BT = predictions_inside(ids_BT, separator)
+    tokens_NK, log_p_NK = teacher.tokens[inside_BT], teacher.log_probabilities[inside_BT]
+
+    def chunk_loss(logits_CV: Tensor, start: int) -> tuple[Tensor, Tensor]:
+        chunk = slice(start, start + len(logits_CV))
+        return _mixed(
+            logits_CV,
+            labels_N[chunk],
+            distillation,
+            lambda logits: top_divergence_with_gradient(
+                logits, tokens_NK[chunk], log_p_NK[chunk], distillation.temperature
+            ),
+        )
+
+    return head_loss(
+        hidden_ND,
+        output_head(student),
+        chunk_loss,
+        precision=precision,
+        chunk_tokens=_CHUNK_TOKENS,
+    )
+
+
+def top_divergence_with_gradient(
+    logits_CV: Tensor, tokens_CK: Tensor, log_p_CK: Tensor, temperature: float
+) -> tuple[Tensor, Tensor]:
+    """Sum over C of KL(p || q) between K tokens and the rest as one, and its gradient [C, V]."""
+    log_q_CV = log_softmax(logits_CV / temperature, dim=-1)
+    log_q_CK, p_CK = log_q_CV.gather(1, tokens_CK), log_p_CK.exp()
+    rest_p_C1 = (1 - p_CK.sum(dim=1, keepdim=True)).clamp_min(_LEAST_REST)
+    rest_q_C1 = (1 - log_q_CK.exp().sum(dim=1, keepdim=True)).clamp_min(_LEAST_REST)
+    divergence = (p_CK * (log_p_CK - log_q_CK)).sum()
+    divergence = divergence + (rest_p_C1 * (rest_p_C1.log() - rest_q_C1.log())).sum()
+    grad_CV = log_q_CV.exp_().mul_(1 - rest_p_C1 / rest_q_C1)
+    grad_CV.scatter_(1, tokens_CK, log_q_CK.exp() - p_CK)
+    return divergence, grad_CV.div_(temperature)
+
+
 def mixed_loss(
     logits_CV: Tensor, teacher_logits_CV: Tensor, labels_C: Tensor, distillation: Distillation
 ) -> tuple[Tensor, Tensor]:
     """Divergence and cross-entropy by their weights, summed, and the gradient [C, V]."""
+    return _mixed(
+        logits_CV,
+        labels_C,
+        distillation,
+        lambda logits: divergence_with_gradient(logits, teacher_logits_CV, distillation),
+    )
+
+
+def _mixed(
+    logits_CV: Tensor,
+    labels_C: Tensor,
+    distillation: Distillation,
+    divergence_of: Callable[[Tensor], tuple[Tensor, Tensor]],
+) -> tuple[Tensor, Tensor]:
     loss = torch.zeros((), device=logits_CV.device)
     grad_CV = torch.zeros_like(logits_CV)
     weight = distillation.weight
@@ -80,9 +184,7 @@ def mixed_loss(
     if weight > 0:
         # Hinton's factor: the gradient's size does not then depend on the temperature.
         scale = weight * distillation.temperature**2
-        divergence, divergence_grad_CV = divergence_with_gradient(
-            logits_CV, teacher_logits_CV, distillation
-        )
+        divergence, divergence_grad_CV = divergence_of(logits_CV)
         loss += scale * divergence
         grad_CV.add_(divergence_grad_CV, alpha=scale)
     return loss, grad_CV

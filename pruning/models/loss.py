@@ -124,17 +124,25 @@ def hidden_and_labels(
     With a `separator`, the token that closes a document, positions and attention begin anew after
     it, and the first token of the next document is not predicted: N is smaller by those.
     """
-    # Transformers derives the mask of packed documents from positions that begin anew.
-    positions_BT = None if separator is None else document_positions(ids_BT, separator)
-    with autocast(ids_BT.device, precision):
-        hidden_BTD = model.base_model(
-            input_ids=ids_BT, position_ids=positions_BT, use_cache=False
-        ).last_hidden_state
+    hidden_BTD = hidden_states(model, ids_BT, precision, separator=separator)
     hidden_ND, labels_N = hidden_BTD[:, :-1].flatten(0, 1), ids_BT[:, 1:].flatten()
     if separator is None:
         return hidden_ND, labels_N
     inside_N = predictions_inside(ids_BT, separator).flatten()
     return hidden_ND[inside_N], labels_N[inside_N]
+
+
+def hidden_states(
+    model: PreTrainedModel, ids_BT: Tensor, precision: Precision, *, separator: int | None = None
+) -> Tensor:
+    """Last hidden states [B, T, D]; with a `separator` each document sees itself alone."""
+    # Transformers derives the mask of packed documents from positions that begin anew.
+    positions_BT = None if separator is None else document_positions(ids_BT, separator)
+    with autocast(ids_BT.device, precision):
+        hidden_BTD: Tensor = model.base_model(
+            input_ids=ids_BT, position_ids=positions_BT, use_cache=False
+        ).last_hidden_state
+    return hidden_BTD
 
 
 def document_positions(ids_BT: Tensor, separator: int) -> Tensor:

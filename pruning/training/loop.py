@@ -17,18 +17,19 @@ from transformers import PreTrainedModel
 from pruning.data.mixture import Exhaustion, MixtureSampler
 from pruning.errors import NumericsDiverged, OutOfMemory
 from pruning.events import Emit, RunWarning, StepFinished
-from pruning.models.distillation import distillation_loss
-from pruning.models.loss import predictions_inside, training_loss
+from pruning.models.loss import predictions_inside
 from pruning.ranks import Ranks, own_part, whole
 from pruning.recipe import Recovery
 from pruning.training.acceleration import accelerated
 from pruning.training.averaging import follow
 from pruning.training.lora import low_rank
 from pruning.training.memory import is_out_of_memory
+from pruning.training.objective import batch_loss
 from pruning.training.optimizer import build_optimizer
 from pruning.training.schedule import Schedule
 from pruning.training.sharding import WithLoss, sharded
 from pruning.training.snapshot import Snapshot, take_snapshot
+from pruning.training.teacher_cache import TeacherCache
 
 T = TypeVar("T")
 MAX_ROLLBACKS = 3
@@ -68,6 +69,7 @@ class TrainingLoop:
     teacher: PreTrainedModel | None = None
     ranks: Ranks = field(default_factory=Ranks)
     separator: int | None = None
+    teacher_cache: TeacherCache | None = None
     data_seconds: float = field(default=0.0, init=False)
     _halved_micro_batch: int | None = field(default=None, init=False)
     _trained: WithLoss = field(init=False)
@@ -203,15 +205,14 @@ class TrainingLoop:
 
     def _loss(self, ids_MT: Tensor) -> Tensor:
         """Summed over the predictions of a micro-batch."""
-        distillation, precision = self.recovery.distillation, self.recovery.precision
-        teacher, separator = self.teacher, self.separator
-        if distillation is None or teacher is None:
-            return self._of_model(
-                lambda model: training_loss(model, ids_MT, precision, separator=separator)
-            )
         return self._of_model(
-            lambda model: distillation_loss(
-                model, teacher, ids_MT, distillation, precision, separator=separator
+            lambda model: batch_loss(
+                model,
+                ids_MT,
+                self.recovery,
+                teacher=self.teacher,
+                cache=self.teacher_cache,
+                separator=self.separator,
             )
         )
 

@@ -186,6 +186,7 @@ def test_distilling_from_the_base_brings_the_student_nearer_to_it(
         make_recipe(
             tiny_model_dir,
             corpus,
+            target="60%",
             recovery=recovery,
             schedule={"num_increments": 1, "num_tokens": 40 * 256},
         ),
