@@ -76,6 +76,47 @@ def refit_outputs(
 
 
 @torch.no_grad()
+def refit_with_biases(
+    model: PreTrainedModel,
+    plan: PruningPlan,
+    *,
+    previous: PruningPlan,
+    inputs: Mapping[BlockKey, Tensor],
+    scores: Scores,
+    ridge: float,
+) -> None:
+    """Refit in place, by least squares, kept columns and biases of output projections together.
+
+    `inputs` as for `refit_outputs`, `scores` with the inputs' means, of the same text. Without a
+    ridge no other weight and bias come closer, so it is never worse than `fold_means`. Columns
+    about to be cut become zero.
+
+    Raises:
+        InvalidPlan: `plan` does not follow from `previous`; nothing has been changed then.
+    """
+    kept = kept_inputs(model, plan, previous=previous)
+    for (layer, axis), tensor in output_projections(model).items():
+        weight_OI, bias_O = tensor.parameter, tensor.module.bias
+        if weight_OI not in kept:
+            continue
+        assert isinstance(bias_O, nn.Parameter), "models without biases are refused at the start"
+        kept_K = kept[weight_OI]
+        mean_I = scores.layers[layer].input_means[axis].to(weight_OI.device).double()
+        moments_II = inputs[layer, axis].double()
+        centred_II = moments_II - torch.outer(mean_I, mean_I)
+        # What hardly fluctuates is less than the rounding of its own square.
+        centred_II.diagonal().add_(_ROUNDING * moments_II.diagonal())
+        refit_OK = refitted(weight_OI.detach(), centred_II, kept_K, ridge=ridge)
+        constant_O = weight_OI.double() @ mean_I - refit_OK.double() @ mean_I[kept_K]
+        bias_O.add_(constant_O.to(bias_O.dtype))
+        weight_OI.zero_()
+        weight_OI[:, kept_K] = refit_OK
+
+
+_ROUNDING = 1e-6
+
+
+@torch.no_grad()
 def merge_similar(
     model: PreTrainedModel,
     plan: PruningPlan,

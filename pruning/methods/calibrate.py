@@ -18,7 +18,7 @@ from pruning.models.hidden import is_tied
 from pruning.models.loss import autocast
 from pruning.models.projections import BlockKey
 from pruning.models.rotation import free_stream, rotate_stream
-from pruning.recipe import Axis
+from pruning.recipe import WITH_BIASES, Axis
 from pruning.scores import NOTHING, Scores
 
 
@@ -78,7 +78,7 @@ def calibrate_repair(run: Run, scores: Scores, draw: int) -> Findings:
     return Findings(scores, _moments(run, _batches(run, draw), gradients=False).inputs)
 
 
-_REPAIRS = ("least_squares", "merge", "newton")
+_REPAIRS = ("least_squares", "affine", "merge", "newton")
 
 
 def repair_batches(run: Run, draw: int) -> list[Tensor]:
@@ -105,7 +105,7 @@ def _scores(run: Run, batches: Sequence[Tensor]) -> Scores:
             run.model,
             batches,
             run.recipe.importance,
-            input_means=run.recipe.compensation == "bias",
+            input_means=run.recipe.compensation in WITH_BIASES,
             hidden=run.recipe.narrows_stream,
         )
 

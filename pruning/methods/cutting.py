@@ -3,7 +3,13 @@
 import math
 
 from pruning.allocation.debt import Debt
-from pruning.compensation import fold_factors, fold_means, merge_similar, refit_outputs
+from pruning.compensation import (
+    fold_factors,
+    fold_means,
+    merge_similar,
+    refit_outputs,
+    refit_with_biases,
+)
 from pruning.events import Phase, PhaseChanged, PruneFinished
 from pruning.importance.moments import Moments
 from pruning.importance.training_saliency import TrainingSaliency
@@ -173,6 +179,15 @@ def _compensate(run: Run, plan: PruningPlan, findings: Findings) -> None:
             plan,
             previous=run.plan,
             inputs=findings.inputs,
+            ridge=run.recipe.importance.ridge,
+        )
+    elif kind == "affine":
+        refit_with_biases(
+            run.model,
+            plan,
+            previous=run.plan,
+            inputs=findings.inputs,
+            scores=findings.scores,
             ridge=run.recipe.importance.ridge,
         )
     elif kind == "merge":

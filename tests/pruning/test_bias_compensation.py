@@ -7,15 +7,17 @@ import pytest
 import torch
 from transformers import AutoModelForCausalLM, PreTrainedModel
 
-from pruning.compensation import fold_means
+from pruning.compensation import fold_means, refit_with_biases
 from pruning.errors import UnsupportedModel
 from pruning.importance.measure import measure_importance
+from pruning.importance.moments import measure_moments
 from pruning.models.biases import add_biases
 from pruning.models.families import FAMILIES as SUPPORTED
 from pruning.models.geometry import unpruned_plan
+from pruning.models.projections import output_projections
 from pruning.plan import PruningPlan
 from pruning.recipe import Importance
-from pruning.surgery import apply_plan
+from pruning.surgery import apply_mask, apply_plan
 from tests.pruning.tiny import FAMILIES, make_tiny_model, random_ids
 
 WITH_BIASES = [name for name, family in SUPPORTED.items() if family.bias_flags]
@@ -121,3 +123,39 @@ def test_the_bias_brings_a_layer_closer_to_what_it_computed(family: str) -> None
     compensate(model, plan)
     error, plain_error = ((first_mlp(cut) - whole).square().mean().item() for cut in (model, plain))
     assert error < plain_error
+
+
+@pytest.mark.parametrize("family", WITH_BIASES)
+def test_affine_repair_is_never_worse_than_the_bias_nor_that_than_nothing(family: str) -> None:
+    """Of every block's output, on the calibration text, as the ridge goes to zero."""
+    model = plain_model(family)
+    add_biases(model)
+    base = unpruned_plan(model)
+    plan = PruningPlan(
+        layers=tuple(
+            layer.model_copy(
+                update={"intermediate": layer.intermediate[::2], "kv_groups": layer.kv_groups[:1]}
+            )
+            for layer in base.layers
+        )
+    )
+    inputs = measure_moments(model, BATCHES, precision="float32", gradients=False).inputs
+    scores = measure_importance(model, BATCHES, Importance(kind="fluctuation"), input_means=True)
+    dropped, folded, refitted = (copy.deepcopy(model) for _ in range(3))
+    apply_mask(dropped, plan, previous=base)
+    fold_means(folded, plan, previous=base, scores=scores)
+    refit_with_biases(refitted, plan, previous=base, inputs=inputs, scores=scores, ridge=1e-9)
+    for key, tensor in output_projections(model).items():
+        layer, axis = key
+        mean_I = scores.layers[layer].input_means[axis]
+        errors = []
+        for changed in (refitted, folded, dropped):
+            other = output_projections(changed)[key]
+            lost_OI = (tensor.parameter - other.parameter).detach().double()
+            constant_O = (tensor.module.bias - other.module.bias).detach().double()
+            cross = 2 * (lost_OI @ mean_I) @ constant_O
+            squared = (lost_OI @ inputs[key].double() @ lost_OI.T).trace()
+            errors.append((squared + cross + constant_O @ constant_O).item())
+        affine, bias, none = errors
+        assert affine <= bias * (1 + 1e-4)
+        assert bias <= none * (1 + 1e-4)
