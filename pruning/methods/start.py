@@ -15,7 +15,7 @@ from pruning.models.geometry import count_parameters, count_prunable_parameters,
 from pruning.models.load import load_base_model
 from pruning.models.support import check_supported
 from pruning.plan import PruningPlan
-from pruning.recipe import HubModel, Recipe
+from pruning.recipe import WITH_BIASES, HubModel, Recipe
 
 
 @dataclass(frozen=True, kw_only=True)
