@@ -157,6 +157,11 @@ def _write_dense(dense: Canonical, export: ExportFormat, directory: Path) -> Non
         dense.model.float()
 
 
+def export_directory(out: Path, export: ExportFormat) -> Path:
+    """Where an export lies under `out`."""
+    return out / re.sub(r"[^a-z0-9_]", "-", export)
+
+
 def artifact_of(export: ExportFormat, directory: Path) -> Path:
     """What the engine of an export opens, of what lies in its directory."""
     names = {"gguf": "model.gguf", "onnx": "model.onnx"}
@@ -194,7 +199,7 @@ def export_checkpoint(canonical: Canonical, export: ExportFormat, out: Path) -> 
     Raises:
         ExportRefused: it cannot be written, run, or is not the same model; nothing is left then.
     """
-    directory = out / re.sub(r"[^a-z0-9_]", "-", export)
+    directory = export_directory(out, export)
     unfinished = out / f".{directory.name}"
     shutil.rmtree(unfinished, ignore_errors=True)
     unfinished.mkdir(parents=True)
