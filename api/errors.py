@@ -57,6 +57,7 @@ TITLES: Mapping[str, tuple[int, str]] = {
     "already_exists": (409, "The name is taken"),
     "version_mismatch": (412, "It has changed since you looked"),
     "precondition_required": (428, "Say which state you know"),
+    "gate_not_passed": (409, "The version is not good enough"),
     "key_not_active": (409, "The API key is not active"),
     "rate_limited": (429, "Too many requests"),
     "quota_jobs": (429, "Too many jobs"),

@@ -34,6 +34,7 @@ from api.routes import (
     jobs,
     models,
     progress,
+    provenance,
     usage,
     webhooks,
 )
@@ -56,6 +57,7 @@ from registry.storage import store_for
 ROUTES = (
     *(health, estimates, jobs, progress, attempts, checkpoints, files, data),
     *(models, comparisons, api_keys, credentials, webhooks, usage, audit),
+    provenance,
 )
 BODIES: tuple[type[BaseModel], ...] = (
     *(ApiKeyCreate, ApiKeyRotate, CredentialCreate, DataPreviewRequest, DownloadUrlRequest),

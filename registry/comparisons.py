@@ -1,5 +1,6 @@
 """Reading many jobs side by side: their sizes and qualities, and where their recipes differ."""
 
+import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -14,7 +15,11 @@ MAX_POINTS = 1000
 
 @dataclass(frozen=True, kw_only=True)
 class Point:
-    """A checkpoint as size and held-out perplexity."""
+    """A checkpoint as size, held-out perplexity and, where it was measured, speed.
+
+    `speed` is in decoded tokens per second; `speed_protocol` says how, so that only like is
+    compared.
+    """
 
     checkpoint_id: str
     job_id: str
@@ -23,6 +28,8 @@ class Point:
     size_bytes: int
     perplexity: float
     base_perplexity: float | None
+    speed: float | None = None
+    speed_protocol: str | None = None
 
 
 def points(
@@ -54,6 +61,7 @@ def points(
         query = query.where(Job.model == model)
     if job_ids:
         query = query.where(Checkpoint.job_id.in_(job_ids))
+    speeds = _speeds(session, tenant_id)
     return [
         Point(
             checkpoint_id=row.id,
@@ -63,6 +71,7 @@ def points(
             size_bytes=row.size_bytes,
             perplexity=value,
             base_perplexity=base_value,
+            **speeds.get(row.id, {}),
         )
         for row, value, base_value in session.execute(query)
         if value is not None
@@ -73,15 +82,43 @@ def _perplexity(table: type[Evaluation], stage: str) -> Any:
     return and_(table.suite == "perplexity", table.metric == "perplexity", table.stage == stage)
 
 
+def _speeds(session: Session, tenant_id: str) -> dict[str, dict[str, Any]]:
+    query = (
+        select(Evaluation)
+        .join(Checkpoint, Checkpoint.id == Evaluation.checkpoint_id)
+        .where(
+            Checkpoint.tenant_id == tenant_id,
+            Evaluation.suite == "speed",
+            Evaluation.metric == "decode_tokens_per_second",
+            Evaluation.stage == "recovered",
+            Evaluation.value.is_not(None),
+        )
+    )
+    return {
+        str(row.checkpoint_id): {
+            "speed": row.value,
+            "speed_protocol": json.dumps(row.protocol, sort_keys=True),
+        }
+        for row in session.scalars(query)
+    }
+
+
 def frontier(found: Sequence[Point]) -> set[str]:
-    """The checkpoints that no other beats in both size and perplexity."""
-    best = float("inf")
-    kept = set()
-    for point in sorted(found, key=lambda point: (point.params, point.perplexity)):
-        if point.perplexity < best:
-            best = point.perplexity
-            kept.add(point.checkpoint_id)
-    return kept
+    """The checkpoints that no other beats in size, perplexity and speed."""
+    return {
+        point.checkpoint_id
+        for point in found
+        if not any(_beats(other, point) for other in found if other is not point)
+    }
+
+
+def _beats(other: Point, point: Point) -> bool:
+    """At least as good in everything that was measured of both alike, and better in something."""
+    gains = [point.params - other.params, point.perplexity - other.perplexity]
+    alike = other.speed_protocol == point.speed_protocol
+    if alike and other.speed is not None and point.speed is not None:
+        gains.append(other.speed - point.speed)
+    return min(gains) >= 0 and (max(gains) > 0 or other.checkpoint_id < point.checkpoint_id)
 
 
 def differences(recipes: Sequence[Mapping[str, Any]]) -> dict[str, list[Any]]:

@@ -6,6 +6,7 @@ RegistryError
 ├── InvalidCursor          `after` names nothing in this list
 ├── AlreadyExists          the name is taken
 ├── AliasMoved             the alias is not where the caller believes it
+├── GateNotPassed          a version is not good enough for the alias
 ├── KeyNotActive           an API key that is revoked or over cannot be rotated
 ├── QuotaExceeded          the tenant may not have more of it
 ├── FileInUse              a job that has not ended reads it
@@ -80,6 +81,10 @@ class AliasMoved(RegistryError):
     def __init__(self, message: str, *, revision: int | None) -> None:
         super().__init__(message)
         self.revision = revision
+
+
+class GateNotPassed(RegistryError):
+    code = "gate_not_passed"
 
 
 class KeyNotActive(RegistryError):

@@ -195,6 +195,7 @@ def _read_points(found: Sequence[Point], best: set[str]) -> list[PointRead]:
             baseline_ratio=point.perplexity / point.base_perplexity
             if point.base_perplexity
             else None,
+            decode_tokens_per_second=point.speed,
             on_frontier=point.checkpoint_id in best,
         )
         for point in found

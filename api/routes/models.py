@@ -21,6 +21,7 @@ from api.schemas.models import (
     LineageStep,
     ModelCreate,
     ModelPage,
+    QualityGate,
     RegisteredModelRead,
     VersionCreate,
     VersionList,
@@ -28,6 +29,7 @@ from api.schemas.models import (
 )
 from registry import models
 from registry.errors import NotFound
+from registry.promotion import Gate, check_gate
 from registry.tables import Job, ModelAlias, ModelVersion, RegisteredModel
 
 router = APIRouter(prefix="/v1/models", tags=["models"])
@@ -208,7 +210,7 @@ def get_alias(
     response_model=AliasRead,
     summary="Set an alias",
     openapi_extra=body_of("AliasPut"),
-    responses=problems(400, 401, 403, 404, 412, 413, 415, 422, 428),
+    responses=problems(400, 401, 403, 404, 409, 412, 413, 415, 422, 428),
 )
 def put_alias(
     name: ModelName,
@@ -223,8 +225,21 @@ def put_alias(
     if if_match is None and models.find_alias(session, model, alias) is not None:
         detail = "The alias exists: send If-Match with its ETag."
         raise Problem("precondition_required", detail, param="If-Match")
+    if body.value.gate is not None:
+        check_gate(session, model, alias, body.value.version, _gate(body.value.gate))
     row = models.move_alias(session, model, alias, body.value.version, revision=_revision(if_match))
     return _alias_response(model, row)
+
+
+def _gate(gate: QualityGate) -> Gate:
+    return Gate(
+        suite=gate.suite,
+        metric=gate.metric,
+        lower_is_better=gate.better == "lower",
+        at_least=gate.at_least,
+        at_most=gate.at_most,
+        max_loss=gate.max_loss,
+    )
 
 
 @router.delete(

@@ -30,12 +30,32 @@ class VersionCreate(BaseModel):
     description: str | None = Field(None, max_length=2000, description="What is new.")
 
 
+class QualityGate(BaseModel):
+    """How good a version must be, by something that was measured of it after its recovery."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
+
+    suite: str = Field("perplexity", max_length=64, description="Name of the suite.")
+    metric: str = Field("perplexity", max_length=64, description="Name of the metric.")
+    better: Literal["higher", "lower"] = Field("lower", description="Which way is better.")
+    at_least: float | None = Field(None, description="Its smallest value.")
+    at_most: float | None = Field(None, description="Its largest value.")
+    max_loss: float | None = Field(
+        None,
+        ge=0,
+        description="How much worse than the version the alias names now, as a share of that.",
+    )
+
+
 class AliasPut(BaseModel):
     """Where an alias shall stand."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
     version: int = Field(ge=1, le=_MAX_VERSION, description="The version it shall name.")
+    gate: QualityGate | None = Field(
+        None, description="Move it only if the version is this good; 409 `gate_not_passed` if not."
+    )
 
 
 class AliasRead(Read):
@@ -119,7 +139,13 @@ class PointRead(Read):
     size_bytes: int = Field(description="Bytes of its files.")
     perplexity: float = Field(description="On the held-out text of its job, after recovery.")
     baseline_ratio: float | None = Field(description="That over the base model's.")
-    on_frontier: bool = Field(description="Whether no other here is both smaller and better.")
+    decode_tokens_per_second: float | None = Field(
+        description="Measured speed, where it was; of final checkpoints by default."
+    )
+    on_frontier: bool = Field(
+        description="Whether no other here is at least as small and as good, and as fast where "
+        "both were measured alike."
+    )
 
 
 class FrontierRead(Read):
