@@ -2,9 +2,9 @@
 
 Jobs of stand-in children (their files are random, so that work done twice cannot look like work
 done once) run on real workers and sweepers while these are killed, frozen and stopped, hints are
-repeated, the broker dies with all it knew, and the database loses its power. Afterwards every job
-must have succeeded, its history must hold, and every stored byte must be what it was. Prints JSON;
-exits with 1 on a violation.
+repeated, the broker dies with all it knew, and the database loses its power or falls silent.
+Afterwards every job must have succeeded, its history must hold, and every stored byte must be what
+it was. Prints JSON; exits with 1 on a violation.
 """
 
 import argparse
@@ -34,13 +34,16 @@ from registry.status import JobStatus
 from registry.storage import store_for
 from registry.tables import Increment, Job
 from tests.servers import free_port, postgres_that_restarts, redis_server
+from tests.worker.blackhole import proxied
 from tests.worker.conftest import STAND_IN, submit_stand_in
 from tests.worker.history import check_history
 from tests.worker.processes import SWEEPER, WORKER, Processes, children_of, kill
 
-INCREMENTS = 12
-WORKERS = 2
+INCREMENTS = 20
+WORKERS = 3
 LEASE_SECONDS = 3.0
+PAUSE_SECONDS = (0.3, 1.5)
+"""Between two faults, by chance."""
 _PATIENCE_SECONDS = 600.0
 
 
@@ -136,31 +139,49 @@ def service(database: str, directory: Path) -> Iterator[tuple[Settings, dict[str
         "slice_seconds": 20.0,
         "collect_seconds": 1.0,
         "storage_reserve_bytes": 0,
+        "database_answer_seconds": 2.0,
     }
     if database == "sqlite":
         yield Settings(**fields), {}
         return
     port = free_port()
-    with postgres_that_restarts() as (url, restart_database), ExitStack() as broker:
+    with (
+        postgres_that_restarts() as (direct, restart_database),
+        proxied(direct) as (url, proxy),
+        ExitStack() as broker,
+    ):
         broker.enter_context(redis_server(port))
 
         def restart_broker() -> None:
             broker.close()
             broker.enter_context(redis_server(port))
 
-        faults = {"database loses power": restart_database, "broker forgets": restart_broker}
+        def silence() -> None:
+            proxy.dark = True
+            time.sleep(LEASE_SECONDS + 1)
+            proxy.dark = False
+
+        faults = {
+            "database loses power": restart_database,
+            "database falls silent": silence,
+            "broker forgets": restart_broker,
+        }
         yield Settings(**fields, database_url=url, broker_url=f"redis://127.0.0.1:{port}/0"), faults
 
 
-def rage(chaos: Chaos, minutes: float) -> list[str]:
-    """Keep a few jobs under way and strike until the time is over; the jobs' ids."""
+def rage(chaos: Chaos, arguments: argparse.Namespace) -> list[str]:
+    """Keep a few jobs under way and strike until there was enough of all; the jobs' ids."""
     job_ids: list[str] = []
-    until = time.monotonic() + 60 * minutes
-    while time.monotonic() < until:
+    until = time.monotonic() + 60 * arguments.minutes
+    while (
+        time.monotonic() < until
+        or chaos.done.total() < arguments.faults
+        or _count_increments(chaos.factory) < arguments.increments
+    ):
         with suppress(DBAPIError):
             while _count_open(chaos.factory) < 2 * WORKERS:
                 job_ids.append(_submit(chaos.factory))
-        time.sleep(chaos.dice.uniform(0.5, 2.0))
+        time.sleep(chaos.dice.uniform(*PAUSE_SECONDS))
         chaos.strike()
     return job_ids
 
@@ -168,13 +189,26 @@ def rage(chaos: Chaos, minutes: float) -> list[str]:
 def _submit(factory: SessionFactory) -> str:
     with transaction(factory) as session:
         tenant_id = api_keys.get_or_create_tenant(session).id
-    return submit_stand_in(factory, tenant_id, INCREMENTS, 100, {"step_seconds": 0.05})
+    return submit_stand_in(factory, tenant_id, INCREMENTS, 100, {"step_seconds": 0.02})
 
 
 def _count_open(factory: SessionFactory) -> int:
     with reading(factory) as session:
         query = select(func.count()).select_from(Job).where(Job.finished_at.is_(None))
         return session.execute(query).scalar_one()
+
+
+def _count_increments(factory: SessionFactory) -> int:
+    """Committed ones; 0 while the database is away, so that it goes on."""
+    with suppress(DBAPIError), reading(factory) as session:
+        return session.execute(select(func.count()).select_from(Increment)).scalar_one()
+    return 0
+
+
+def _all_ended(factory: SessionFactory) -> bool:
+    with suppress(DBAPIError):
+        return _count_open(factory) == 0
+    return False
 
 
 def check(factory: SessionFactory, settings: Settings) -> tuple[int, list[str]]:
@@ -198,7 +232,9 @@ def check(factory: SessionFactory, settings: Settings) -> tuple[int, list[str]]:
 
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__.partition(":")[0])
-    parser.add_argument("--minutes", type=float, default=10.0)
+    parser.add_argument("--minutes", type=float, default=10.0, help="at least so long")
+    parser.add_argument("--faults", type=int, default=0, help="at least so many")
+    parser.add_argument("--increments", type=int, default=0, help="at least so many under faults")
     parser.add_argument("--database", choices=["sqlite", "postgres"], default="sqlite")
     parser.add_argument("--seed", type=int, default=0)
     arguments = parser.parse_args()
@@ -211,18 +247,25 @@ def main() -> int:
         (directory / "logs").mkdir()
         with Processes(settings, directory / "logs") as processes:
             chaos = Chaos(settings, factory, processes, random.Random(arguments.seed), servers)
-            job_ids = rage(chaos, arguments.minutes)
+            job_ids = rage(chaos, arguments)
+            raged = time.monotonic() - started
+            under_faults = _count_increments(factory)
             deadline = time.monotonic() + _PATIENCE_SECONDS
-            while _count_open(factory) and time.monotonic() < deadline:
+            while not _all_ended(factory) and time.monotonic() < deadline:
                 time.sleep(0.5)
         increments, violations = check(factory, settings)
         engine.dispose()
     result = {
         "database": arguments.database,
         "seed": arguments.seed,
+        "seconds_of_faults": round(raged, 1),
         "seconds": round(time.monotonic() - started, 1),
+        "processors": psutil.cpu_count(),
+        "load_average": psutil.getloadavg(),
+        "workers": WORKERS,
         "jobs": len(job_ids),
         "increments": increments,
+        "increments_under_faults": under_faults,
         "faults": dict(sorted(chaos.done.items())),
         "num_faults": sum(chaos.done.values()),
         "violations": violations,

@@ -27,7 +27,7 @@ from rich.table import Table
 from pruning import launch, parked
 from pruning.errors import CheckpointCorrupt, InvalidRecipe, PruningError
 from pruning.events import Emit, Event, RunFailed, dump_event
-from pruning.manifest import Manifest, read_manifest
+from pruning.manifest import TRAINING_STATE, Manifest, read_manifest
 from pruning.recipe import ExportFormat, Recipe
 from pruning.terminal import TerminalProgress
 
@@ -204,17 +204,22 @@ def _failure(error: Exception) -> RunFailed:
 
 def _inspect(checkpoint: Path, verify: bool) -> int:
     console = Console()
+    resumable = (checkpoint / TRAINING_STATE).is_dir()
+    verified = 0
     try:
         manifest = read_manifest(checkpoint)
         if verify:
-            manifest.verify(checkpoint)
+            verified = manifest.verify(checkpoint, training_state=resumable)
     except CheckpointCorrupt as error:
         Console(stderr=True).print(error.message, markup=False)
         return EXIT_FATAL
     console.print(_summary(manifest))
     console.print(_measurements(manifest))
     if verify:
-        console.print(f"{len(manifest.files)} files verified", highlight=False)
+        console.print(f"{verified} files verified", highlight=False)
+        if verified < len(manifest.files):
+            absent = f"{TRAINING_STATE}/ is absent: {len(manifest.files) - verified} files"
+            console.print(f"{absent} that only resuming needs", highlight=False)
     return 0
 
 

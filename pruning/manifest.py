@@ -77,13 +77,20 @@ class Manifest(_Part):
     created_at: datetime
     files: dict[str, FileDigest]
 
-    def verify(self, directory: Path) -> None:
-        """Hash every listed file under `directory`.
+    def verify(self, directory: Path, *, training_state: bool = True) -> int:
+        """Hash every listed file under `directory`; how many there were.
+
+        `training_state=False` passes over what only resuming needs: downloads leave it out.
 
         Raises:
             CheckpointCorrupt: a file is missing, shorter or longer, or hashes differently.
         """
-        for name, expected in self.files.items():
+        expected_files = {
+            name: digest
+            for name, digest in self.files.items()
+            if training_state or not name.startswith(f"{TRAINING_STATE}/")
+        }
+        for name, expected in expected_files.items():
             path = directory / name
             if not path.is_file():
                 raise CheckpointCorrupt(f"{name}: missing from {directory}")
@@ -93,6 +100,7 @@ class Manifest(_Part):
                     f"{name}: sha256 {found.sha256} ({found.num_bytes} bytes), "
                     f"the manifest says {expected.sha256} ({expected.num_bytes} bytes)"
                 )
+        return len(expected_files)
 
 
 def digest_file(path: Path) -> FileDigest:

@@ -1,17 +1,29 @@
 """Rows that refer to bytes in the artifact store: what keeps them from being collected."""
 
 from collections.abc import Sequence
+from typing import Protocol
 
 from sqlalchemy import select
 from sqlalchemy.orm import Session
 
 from registry.db import database_now, insert_unless_exists
 from registry.errors import BlobNotFound
-from registry.storage import StoredBlob
 from registry.tables import Blob
 
 
-def refer_to(session: Session, blobs: Sequence[StoredBlob]) -> None:
+class Named(Protocol):
+    """Anything that names stored bytes."""
+
+    @property
+    def sha256(self) -> str:
+        """What they hash to."""
+
+    @property
+    def num_bytes(self) -> int:
+        """How many there are."""
+
+
+def refer_to(session: Session, blobs: Sequence[Named]) -> None:
     """See that every blob has its row, before rows of this transaction name it.
 
     Raises:

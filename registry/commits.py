@@ -10,15 +10,15 @@ from sqlalchemy.orm import Session
 
 from pruning.events import EvaluationFinished, Outcome, PruneFinished, RunStarted, StepFinished
 from pruning.manifest import TRAINING_STATE, Manifest, Measurement
-from registry import events, jobs, metrics, retention
+from registry import blobs, events, jobs, metrics, retention
 from registry.column_types import finite
 from registry.db import database_now, insert_unless_exists
-from registry.errors import BlobNotFound, CommitConflict
+from registry.errors import CommitConflict
 from registry.failures import Backoff, JobError, record_failure
 from registry.ids import new_id
 from registry.leases import Lease, end_attempt, guard, held_seconds, release
 from registry.status import JobStatus
-from registry.tables import Blob, Checkpoint, CheckpointFile, Evaluation, Increment, Job
+from registry.tables import Checkpoint, CheckpointFile, Evaluation, Increment, Job
 
 
 @dataclass(frozen=True)
@@ -202,7 +202,7 @@ def _add_checkpoint(
     manifest_sha256: str,
     files: Sequence[PublishedFile],
 ) -> Checkpoint:
-    _reference_blobs(session, files)
+    blobs.refer_to(session, files)
     checkpoint = Checkpoint(
         id=new_id("ckpt"),
         tenant_id=job.tenant_id,
@@ -233,18 +233,6 @@ def _add_checkpoint(
             )
         )
     return checkpoint
-
-
-def _reference_blobs(session: Session, files: Sequence[PublishedFile]) -> None:
-    now = database_now(session)
-    # In one order, so that two commits that share blobs do not wait for each other in a circle.
-    for sha256, num_bytes in sorted({(file.sha256, file.num_bytes) for file in files}):
-        values = {"sha256": sha256, "size_bytes": num_bytes, "status": "stored", "created_at": now}
-        if insert_unless_exists(session, Blob, values):
-            continue
-        query = select(Blob.status).where(Blob.sha256 == sha256).with_for_update()
-        if session.execute(query).scalar_one_or_none() != "stored":
-            raise BlobNotFound(f"blob {sha256} is being deleted")
 
 
 def _add_increment(session: Session, job: Job, manifest: Manifest, checkpoint: Checkpoint) -> None:

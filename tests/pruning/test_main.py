@@ -2,6 +2,7 @@
 
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -187,3 +188,19 @@ def test_without_an_events_pipe_a_person_can_read_along_and_inspect_the_result(
     )
     assert "9 files verified" in inspected.stdout
     assert "recovered" in inspected.stdout
+
+
+def test_a_download_is_verified_without_the_training_state_that_it_leaves_out(
+    tiny_model_dir: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    corpus = write_corpus(tmp_path / "corpus.jsonl")
+    schedule = {"num_increments": 1, "num_tokens": 512}
+    recipe = make_recipe(tiny_model_dir, corpus, schedule=schedule)
+    (tmp_path / "recipe.json").write_text(recipe.model_dump_json())
+    run_here(tmp_path / "recipe.json", "--out", tmp_path / "out")
+    downloaded = tmp_path / "out" / "increment-0001"
+    shutil.rmtree(downloaded / "training_state")
+    assert main(["inspect", "--verify", str(downloaded)]) == 0
+    assert "training_state/ is absent" in capsys.readouterr().out
+    (downloaded / "model.safetensors").unlink()
+    assert main(["inspect", "--verify", str(downloaded)]) == 78

@@ -48,11 +48,17 @@ class Proxy:
     def _accept(self) -> None:
         client, _ = self._listener.accept()
         server = socket.socket(socket.AF_UNIX)
-        server.connect(self._target)
+        try:
+            server.connect(self._target)
+        except OSError:
+            client.close()
+            return
         self._selector.register(client, selectors.EVENT_READ, server)
         self._selector.register(server, selectors.EVENT_READ, client)
 
     def _pass_on(self, source: socket.socket, sink: socket.socket) -> None:
+        if source.fileno() < 0:
+            return  # Closed with its other end a moment ago.
         piece = b""
         with suppress(OSError):
             piece = source.recv(_PIECE)

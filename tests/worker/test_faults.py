@@ -14,6 +14,7 @@ from sqlalchemy import text
 from sqlalchemy.exc import OperationalError
 
 from registry import (
+    blobs,
     checkpoints,
     commits,
     db,
@@ -75,7 +76,7 @@ POINTS = {
     "before the transaction": before(Workplace, "apply"),
     "before the guard": before(commits, "commit_increment"),
     "after the guard": after(commits, "guard"),
-    "after the blobs' rows": after(commits, "_reference_blobs"),
+    "after the blobs' rows": after(blobs, "refer_to"),
     "after the checkpoint's rows": after(commits, "_add_checkpoint"),
     "after the head moved": after(commits, "_advance"),
     "after dropping what is old": after(retention, "apply"),

@@ -62,7 +62,7 @@ def test_a_hint_wakes_a_worker_and_sigterm_gives_the_job_back(
     factory: SessionFactory,
     ended: Callable[[str], None],
 ) -> None:
-    job_id = submit(increments=4, step_seconds=0.1)
+    job_id = submit(increments=5, step_seconds=0.4)
     with transaction(factory) as session:
         assert outbox.relay(session, publisher(celery_app(settings))) == 1
     worker = processes.start(WORKER)
