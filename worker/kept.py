@@ -5,6 +5,7 @@ It stays on this host: another one that takes the job over begins the increment 
 
 import logging
 import shutil
+from contextlib import suppress
 from pathlib import Path
 
 from pruning.errors import CheckpointCorrupt
@@ -30,6 +31,26 @@ def rescue(job_dir: Path) -> None:
             shutil.rmtree(other, ignore_errors=True)
     (job_dir / _KEPT).mkdir()
     safe.replace(job_dir / _KEPT / safe.name)
+
+
+def leave(directory: Path, *, goes_on: bool) -> None:
+    """Remove the directory of an attempt that is over; of a job that `goes_on`, keep its newest
+    increment in progress.
+
+    Only what is this attempt's own: where its lease was lost, another may be at work beside it.
+    """
+    kept_dir = directory.parent / _KEPT
+    whole = [p for p in directory.glob(f"out/{_PARTIAL}") if (p / MANIFEST_NAME).is_file()]
+    if goes_on and whole:
+        shutil.rmtree(kept_dir, ignore_errors=True)
+        kept_dir.mkdir()
+        newest = max(whole, key=lambda path: (path / MANIFEST_NAME).stat().st_mtime_ns)
+        newest.replace(kept_dir / newest.name)
+    shutil.rmtree(directory, ignore_errors=True)
+    if not goes_on:
+        shutil.rmtree(kept_dir, ignore_errors=True)
+    with suppress(OSError):  # Not empty, or gone already.
+        directory.parent.rmdir()
 
 
 def hand_over(job_dir: Path, out_dir: Path) -> Path | None:

@@ -133,10 +133,7 @@ def _attempt_directory(workplace: Workplace, lease: Lease) -> Iterator[Path]:
     try:
         yield directory
     finally:
-        if _is_queued(workplace, lease.job_id):
-            kept.rescue(job_dir)
-        else:
-            shutil.rmtree(job_dir, ignore_errors=True)
+        kept.leave(directory, goes_on=_is_queued(workplace, lease.job_id))
 
 
 def _is_queued(workplace: Workplace, job_id: str) -> bool:

@@ -57,6 +57,31 @@ def test_a_directory_without_any_is_removed(tmp_path: Path) -> None:
     assert not (tmp_path / "job").exists()
 
 
+def test_an_attempt_that_is_over_keeps_its_newest_increment_in_progress(tmp_path: Path) -> None:
+    directory = tmp_path / "job" / "000001"
+    make_partial(directory / "out", 2, "state")
+    kept.leave(directory, goes_on=True)
+    assert [path.name for path in (tmp_path / "job").iterdir()] == ["kept"]
+    assert (tmp_path / "job" / "kept" / "partial-0002" / "weights").read_text() == "state"
+
+
+def test_a_job_that_is_over_leaves_nothing(tmp_path: Path) -> None:
+    directory = tmp_path / "job" / "000001"
+    make_partial(directory / "out", 2, "state")
+    make_partial(tmp_path / "job" / "kept", 1, "state")
+    kept.leave(directory, goes_on=False)
+    assert not (tmp_path / "job").exists()
+
+
+def test_an_attempt_that_lost_its_lease_leaves_its_successor_alone(tmp_path: Path) -> None:
+    zombie, successor = tmp_path / "000001", tmp_path / "000002"
+    make_partial(zombie / "out", 2, "state")
+    make_partial(successor / "out", 2, "state")
+    kept.leave(zombie, goes_on=False)
+    assert [path.name for path in tmp_path.iterdir()] == ["000002"]
+    assert (successor / "out" / "partial-0002" / "weights").exists()
+
+
 def test_what_was_rescued_goes_where_the_next_child_looks(tmp_path: Path) -> None:
     make_partial(tmp_path / "kept", 2, "state", parent_sha256="1" * 64)
     out_dir = tmp_path / "000002" / "out"
