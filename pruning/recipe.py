@@ -228,6 +228,15 @@ class Domain(Part):
         return parse_data_source(value) if isinstance(value, str) else value
 
 
+class MeasuredModel(Part):
+    """Losses of a model of the same kind, of some other size."""
+
+    num_parameters: int = Field(gt=0, description="Its size.")
+    losses: dict[str, float] = Field(
+        min_length=1, description="What it reached, by domain, in nats per token."
+    )
+
+
 class Mixture(Part):
     """How the domains are mixed while training.
 
@@ -240,12 +249,30 @@ class Mixture(Part):
     references: dict[str, float] | None = Field(
         None, description="Loss to reach, by domain, in nats per token. Default: the base model's."
     )
+    measured_models: tuple[MeasuredModel, ...] | None = Field(
+        None,
+        min_length=2,
+        max_length=64,
+        description="Fit the loss to reach to what models of other sizes reached.",
+    )
     step_size: float = Field(
         1.0, gt=0, le=100, description="Of the exponential update of the weights."
     )
     smoothing: float = Field(1e-4, ge=0, lt=1, description="Share spread evenly over all domains.")
     max_change: float = Field(0.1, gt=0, le=1, description="Of any one weight, in one update.")
     update_steps: int = Field(50, gt=0, description="Optimizer steps between two updates.")
+
+    @model_validator(mode="after")
+    def _one_kind_of_reference(self) -> Self:
+        if self.measured_models is None:
+            return self
+        if self.references is not None:
+            raise ValueError("give references or measured_models, not both")
+        if len({model.num_parameters for model in self.measured_models}) < 2:
+            raise ValueError("measured_models need two sizes at least, to tell what size does")
+        if len({frozenset(model.losses) for model in self.measured_models}) > 1:
+            raise ValueError("measured_models must name the same domains")
+        return self
 
 
 Deduplication = Literal["none", "exact", "near"]
@@ -868,6 +895,12 @@ class Recipe(Part):
         shaped = any(target.shape is not None for target in self.targets)
         if self.importance.kind == "pca_energy" and shaped:
             raise ValueError("importance 'pca_energy' goes with a size, not with a target shape")
+        if self.importance.rotation == "per_block" and (
+            self.importance.kind != "pca_energy" or self.schedule.num_increments != 1
+        ):
+            raise ValueError(
+                "rotation 'per_block' is of 'pca_energy' and cuts once: num_increments must be 1"
+            )
         return self
 
     @model_validator(mode="after")

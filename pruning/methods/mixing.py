@@ -1,6 +1,7 @@
 """Held-out losses by domain, and the mixture that follows them."""
 
 from pruning.data.reweighting import updated_weights
+from pruning.data.scaling import fitted_loss
 from pruning.errors import InvalidData
 from pruning.evaluation.perplexity import Perplexity, evaluate_perplexity
 from pruning.events import EvaluationStage, MixtureChanged
@@ -77,12 +78,22 @@ def update_mixture(run: Run, increment: int, result: Perplexity | None = None) -
 
 
 def _references(run: Run) -> dict[str, float]:
-    """The recipe's reference losses, or what the base model reached at the start of the run.
+    """The recipe's reference losses, those that other models let expect of the target's size, or
+    what the base model reached at the start of the run.
 
     Raises:
         InvalidData: the recipe names a domain that the corpus does not have.
     """
-    given = run.recipe.data.mixture.references
+    mixture = run.recipe.data.mixture
+    given = mixture.references
+    if mixture.measured_models is not None:
+        given = {
+            name: fitted_loss(
+                [(model.num_parameters, model.losses[name]) for model in mixture.measured_models],
+                run.target_num_parameters,
+            )
+            for name in mixture.measured_models[0].losses
+        }
     names = {_metric(run, domain.name): domain.name for domain in run.corpus.domains}
     if given is None:
         return {

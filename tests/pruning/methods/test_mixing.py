@@ -64,6 +64,20 @@ def test_the_domain_furthest_above_its_reference_gets_more_of_the_next_steps(
     assert weights[-1] > weights[0]
 
 
+def test_references_may_be_fitted_to_what_other_models_reached(
+    tiny_model_dir: Path, domains: Path, tmp_path: Path
+) -> None:
+    losses = {"digits": 100.0, "prose": 0.1}
+    sizes = ({"num_parameters": size, "losses": losses} for size in (10_000, 1_000_000))
+    fitted = recipe_for(tiny_model_dir, domains, measured_models=list(sizes))
+    given = recipe_for(tiny_model_dir, domains, references=losses)
+    paths = [
+        [event.weights for event in only(events_of(recipe, tmp_path / name), MixtureChanged)]
+        for name, recipe in (("fitted", fitted), ("given", given))
+    ]
+    assert paths[0] == [pytest.approx(weights) for weights in paths[1]]
+
+
 def test_weights_change_after_the_cut_and_every_so_many_steps(
     tiny_model_dir: Path, domains: Path, tmp_path: Path
 ) -> None:
