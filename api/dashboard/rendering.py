@@ -33,6 +33,7 @@ def build_templates() -> Jinja2Templates:
         size=units.size,
         duration=units.duration,
         decimal=units.decimal,
+        figure=units.figure,
         percent=units.percent,
         moment=units.moment,
         clock=units.clock,

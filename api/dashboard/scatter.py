@@ -27,6 +27,7 @@ class Scatter:
     """Points laid into `WIDTH` x `HEIGHT`, and the line through those no other beats."""
 
     spots: list[Spot]
+    marks: list[Tick]
     line: str
     x_ticks: list[Tick]
     y_ticks: list[Tick]
@@ -35,9 +36,17 @@ class Scatter:
 
 
 def scatter(
-    spots: Sequence[Spot], *, x_title: str, y_title: str, more_x_is_better: bool
+    spots: Sequence[Spot],
+    *,
+    x_title: str,
+    y_title: str,
+    more_x_is_better: bool,
+    marks: Sequence[tuple[float, str]] = (),
 ) -> Scatter | None:
-    """Lay out points of which a smaller y is better; None without any."""
+    """Lay out points of which a smaller y is better; None without any.
+
+    `marks` are places on the x axis to name; those beyond the points are left out.
+    """
     if not spots:
         return None
     across = _Axis.of([spot.x for spot in spots], LEFT, WIDTH - RIGHT)
@@ -49,6 +58,9 @@ def scatter(
     corners = [(across.at(x), down.at(y)) for x, y in _unbeaten(spots, more_x_is_better)]
     return Scatter(
         spots=laid,
+        marks=[
+            Tick(at, words) for x, words in marks if LEFT <= (at := across.at(x)) <= WIDTH - RIGHT
+        ],
         line="M" + "L".join(f"{x},{y}" for x, y in corners) if len(corners) > 1 else "",
         x_ticks=across.ticks(),
         y_ticks=down.ticks(),

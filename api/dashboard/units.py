@@ -42,6 +42,14 @@ def decimal(value: float | None, digits: int = 2) -> str:
     return f"{value:,.0f}" if abs(value) >= 10_000 else f"{value:,.{digits}f}"
 
 
+def figure(value: float | None) -> str:
+    """A measured number with about four digits."""
+    if value is None:
+        return ABSENT
+    digits = next((n for least, n in ((1000, 0), (100, 1), (10, 2)) if abs(value) >= least), 3)
+    return f"{value:,.{digits}f}"
+
+
 def percent(share: float | None, digits: int = 0) -> str:
     """`0.183` as `18 %`."""
     return ABSENT if share is None else f"{100 * share:.{digits}f} %"
@@ -56,7 +64,7 @@ def duration(seconds: float | None) -> str:
         return f"{whole} s"
     minutes, rest = divmod(whole, 60)
     if minutes < 60:
-        return f"{minutes} min {rest} s" if minutes < 10 else f"{minutes} min"
+        return f"{minutes} min {rest} s" if rest and minutes < 10 else f"{minutes} min"
     hours, minutes = divmod(minutes, 60)
     return f"{hours} h {minutes} min" if hours < 48 else f"{hours // 24} d {hours % 24} h"
 

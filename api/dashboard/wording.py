@@ -3,7 +3,7 @@
 from collections.abc import Callable, Mapping
 from typing import Any
 
-from api.dashboard.units import count, decimal, duration, size
+from api.dashboard.units import count, decimal, duration, percent, size
 from api.schemas.progress import EventRead
 
 Data = Mapping[str, Any]
@@ -66,7 +66,12 @@ def _succeeded(data: Data) -> str:
 
 
 def _failed(data: Data) -> str:
-    return f"{data.get('code', '')}: {_reason(data)}"
+    return ": ".join(part for part in (str(data.get("code") or ""), _reason(data)) if part)
+
+
+def _mixed(data: Data) -> str:
+    weights = data.get("weights") or {}
+    return ", ".join(f"{name} {percent(share)}" for name, share in weights.items())
 
 
 _WORDS: Mapping[str, Callable[[Data], str]] = {
@@ -75,6 +80,7 @@ _WORDS: Mapping[str, Callable[[Data], str]] = {
     "job.started": lambda data: f"attempt {data['attempt']}" if data.get("attempt") else "",
     "phase.changed": _phase,
     "prune.step": _pruned,
+    "mixture.changed": _mixed,
     "eval.completed": _evaluated,
     "checkpoint.created": _published,
     "job.retrying": _retrying,

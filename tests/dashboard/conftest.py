@@ -118,13 +118,7 @@ def page(
     """A page that signed in, whose console must stay silent and whose policy must not be broken."""
     context = chromium.new_context(color_scheme=scheme, viewport={"width": 1280, "height": 900})  # type: ignore[arg-type]
     page = context.new_page()
-    complaints: list[str] = []
-    page.on("console", lambda m: complaints.append(m.text) if m.type in ("error", "warning") else 0)
-    page.on("pageerror", lambda error: complaints.append(str(error)))
-    page.on("dialog", lambda dialog: (complaints.append(dialog.message), dialog.dismiss()))
-    page.add_init_script(
-        "addEventListener('securitypolicyviolation', e => console.error('CSP', e.blockedURI))"
-    )
+    complaints = listen_for_complaints(page)
     page.goto(f"{url}/jobs")
     page.get_by_label("API key").fill(holder.secret)
     page.get_by_role("button", name="Sign in").click()
@@ -132,6 +126,18 @@ def page(
     yield page
     context.close()
     assert complaints == []
+
+
+def listen_for_complaints(page: Page) -> list[str]:
+    """A list of what the console, scripts, dialogs and the policy will complain of."""
+    complaints: list[str] = []
+    page.on("console", lambda m: complaints.append(m.text) if m.type in ("error", "warning") else 0)
+    page.on("pageerror", lambda error: complaints.append(str(error)))
+    page.on("dialog", lambda dialog: (complaints.append(dialog.message), dialog.dismiss()))
+    page.add_init_script(
+        "addEventListener('securitypolicyviolation', e => console.error('CSP', e.blockedURI))"
+    )
+    return complaints
 
 
 def keep_picture(page: Page, name: str) -> None:

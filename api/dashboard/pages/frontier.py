@@ -13,6 +13,7 @@ from api.dashboard.viewing import Viewer, show
 from api.deps import ReadSession
 from registry import comparisons
 from registry.comparisons import Point
+from registry.public_models import models_near
 from registry.tables import Checkpoint, Evaluation, Job
 
 router = APIRouter(prefix="/frontier")
@@ -36,7 +37,9 @@ def frontier_page(
     base = _base(session, who.tenant_id, chosen) if found else None
     speeds = _speeds(session, [point.checkpoint_id for point in found])
     names = _names(session, {point.job_id for point in found})
+    public = models_near(base[0]) if base else []
     context = {
+        "public": public,
         "models": models,
         "model": chosen,
         "points": found,
@@ -52,6 +55,7 @@ def frontier_page(
             x_title="Parameters",
             y_title="Held-out perplexity",
             more_x_is_better=False,
+            marks=[(float(one.num_parameters), one.name) for one in public],
         ),
         "by_speed": scatter(
             [
