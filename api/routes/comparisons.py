@@ -1,5 +1,6 @@
 """Jobs side by side, and the frontier of a base model."""
 
+import re
 from collections.abc import Sequence
 from typing import Annotated
 
@@ -27,6 +28,7 @@ from registry.tables import Evaluation, Job
 router = APIRouter(prefix="/v1", tags=["comparisons"])
 
 MAX_JOBS = 50
+_LOWER_IS_BETTER = re.compile("perplexity|_seconds|bytes")
 _IDS = r"^job_[0-9a-f]{32}(,job_[0-9a-f]{32})*$"
 
 
@@ -158,7 +160,7 @@ def _read_standing(standing: Standing) -> StandingRead:
 
 
 def _read_figure(row: Evaluation) -> FigureRead:
-    lower = row.metric.startswith("perplexity") or row.suite == "domains"
+    lower = row.suite == "domains" or _LOWER_IS_BETTER.search(row.metric) is not None
     return FigureRead(
         suite=row.suite,
         metric=row.metric,

@@ -1,9 +1,9 @@
-"""Measured speed of a model: tokens read and tokens written per second."""
+"""Measured speed and memory of a model as it would be served."""
 
 import copy
 import statistics
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from typing import TypeVar
 
@@ -30,18 +30,22 @@ class _Position:
 
 @dataclass(frozen=True, kw_only=True)
 class Speed:
-    """Medians over the repeats, after one warm-up, at batch size 1."""
+    """What one user of the model would meet, at batch size 1; by name of the metric.
 
-    prefill_tokens_per_second: float
-    decode_tokens_per_second: float
+    Times are medians over the repeats, after one warm-up. `peak_memory_bytes` is there only on
+    devices that count what they hold.
+    """
+
+    metrics: Mapping[str, float]
     num_repeats: int
     protocol: dict[str, str | int | float | bool | None]
 
 
 def measure_speed(model: PreTrainedModel, *, dtype: torch.dtype) -> Speed:
     """Prefill of one prompt and greedy decoding with a KV cache, by a copy in `dtype`."""
+    device = next(model.parameters()).device
+    held = _start_counting(device)
     served = copy.deepcopy(model).to(dtype).eval()
-    device = next(served.parameters()).device
     vocab_size = served.get_input_embeddings().weight.shape[0]
     # Any ids do: speed does not depend on which tokens they are.
     ids_BT = torch.arange(_PREFILL_TOKENS, device=device)[None] % vocab_size
@@ -50,9 +54,17 @@ def measure_speed(model: PreTrainedModel, *, dtype: torch.dtype) -> Speed:
     decode = _median_seconds(
         lambda: _forward(served, prompt_BT, None), lambda start: _decode(served, start), device
     )
+    metrics = {
+        "prefill_tokens_per_second": _PREFILL_TOKENS / prefill,
+        "decode_tokens_per_second": _DECODE_TOKENS / decode,
+        "first_token_seconds": prefill,
+        "weight_bytes": float(_num_bytes(served.parameters())),
+        "kv_cache_bytes_per_token": _cache_bytes(_forward(served, ids_BT, None).cache),
+    }
+    if held is not None:
+        metrics["peak_memory_bytes"] = float(torch.cuda.max_memory_allocated(device) - held)
     return Speed(
-        prefill_tokens_per_second=_PREFILL_TOKENS / prefill,
-        decode_tokens_per_second=_DECODE_TOKENS / decode,
+        metrics=metrics,
         num_repeats=_REPEATS,
         protocol={
             "device": _device_name(device),
@@ -66,6 +78,29 @@ def measure_speed(model: PreTrainedModel, *, dtype: torch.dtype) -> Speed:
             "statistic": "median",
         },
     )
+
+
+def _start_counting(device: torch.device) -> int | None:
+    """Bytes that the device holds before the model to measure comes, if it counts them."""
+    if device.type != "cuda":
+        return None
+    torch.cuda.reset_peak_memory_stats(device)
+    return torch.cuda.memory_allocated(device)
+
+
+def _num_bytes(tensors: Iterable[Tensor]) -> int:
+    return sum(tensor.numel() * tensor.element_size() for tensor in tensors)
+
+
+def _cache_bytes(cache: Cache) -> float:
+    """Keys and values of all layers, per token of the prompt that filled them."""
+    held = [
+        tensor
+        for layer in cache.layers
+        for tensor in (getattr(layer, "keys", None), getattr(layer, "values", None))
+        if tensor is not None
+    ]
+    return _num_bytes(held) / _PREFILL_TOKENS
 
 
 @torch.no_grad()

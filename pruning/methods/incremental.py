@@ -172,14 +172,14 @@ def _measure_speed(run: Run, stage: EvaluationStage, increment: int) -> None:
     _enter(run, "evaluating", increment)
     dtype = getattr(torch, run.recipe.output.dtype)
     speed = run.ranks.from_first(lambda: measure_speed(run.model, dtype=dtype))
-    for metric in ("prefill_tokens_per_second", "decode_tokens_per_second"):
+    for metric, value in speed.metrics.items():
         run.record(
             Measurement(
                 stage=stage,
                 increment=increment,
                 suite="speed",
                 metric=metric,
-                value=getattr(speed, metric),
+                value=value,
                 num_samples=speed.num_repeats,
                 protocol=speed.protocol,
             )

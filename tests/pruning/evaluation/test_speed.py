@@ -6,7 +6,16 @@ from pruning.evaluation.speed import measure_speed
 
 def test_speed_is_measured_on_a_copy_and_says_how(tiny_llama: PreTrainedModel) -> None:
     speed = measure_speed(tiny_llama, dtype=torch.bfloat16)
-    assert speed.prefill_tokens_per_second > speed.decode_tokens_per_second > 0
+    found = speed.metrics
+    assert found["prefill_tokens_per_second"] > found["decode_tokens_per_second"] > 0
+    assert found["first_token_seconds"] == 512 / found["prefill_tokens_per_second"]
     assert speed.protocol["dtype"] == "bfloat16"
     assert speed.protocol["threads"] == torch.get_num_threads()
     assert next(tiny_llama.parameters()).dtype == torch.float32
+
+
+def test_memory_is_that_of_the_weights_and_the_cache(tiny_llama: PreTrainedModel) -> None:
+    found = measure_speed(tiny_llama, dtype=torch.bfloat16).metrics
+    assert found["weight_bytes"] == 2 * sum(p.numel() for p in tiny_llama.parameters())
+    # Keys and values of 3 layers with 3 KV heads of 8 dimensions, 2 bytes each.
+    assert found["kv_cache_bytes_per_token"] == 2 * 3 * 3 * 8 * 2
