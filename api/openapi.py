@@ -104,6 +104,7 @@ def install_openapi(app: FastAPI, *, models: Sequence[type[BaseModel]]) -> None:
             _drop_default_validation(document)
             _drop_null_parameters(document)
             _forbid_nul(document)
+            _plain_streams(document)
             _add_rate_limit(document)
         return derive()
 
@@ -171,6 +172,16 @@ def _forbid_nul(document: dict[str, Any]) -> None:
             if name and name not in seen:
                 seen.add(name)
                 todo.append(schemas[name])
+
+
+def _plain_streams(document: dict[str, Any]) -> None:
+    """`itemSchema` is a word of OpenAPI 3.2; this document is of 3.1, which more tools read."""
+    for operations in document["paths"].values():
+        for operation in operations.values():
+            for answer in operation["responses"].values():
+                for media in answer.get("content", {}).values():
+                    if media.pop("itemSchema", None) is not None:
+                        media["schema"] = {"type": "string"}
 
 
 def _add_rate_limit(document: dict[str, Any]) -> None:
