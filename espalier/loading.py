@@ -68,28 +68,36 @@ def _reading_its_own_config(construct: Callable[..., None]) -> Callable[..., Non
     ) -> None:
         if not getattr(config, "is_heterogeneous", False):
             construct(self, config, layer_idx, *args, **kwargs)
-            return
-        own = config.per_layer_config[layer_idx]
-        if config.model_type in _DERIVES_HEAD_DIM:
-            _construct_with_own_heads(construct, self, config, own, layer_idx)
-            return
-        without_attention = own.num_key_value_heads == 0
-        if without_attention:
-            # No family can be built without heads: they are taken out afterwards.
-            own = copy.copy(own)
-            own.num_attention_heads = own.num_key_value_heads = 2
-        construct(self, own, layer_idx, *args, **kwargs)
-        if without_attention:
-            _empty(self.self_attn, own.head_dim)
-            silence(self.self_attn)
-        # Modules read the attention implementation from their configuration at run time: they must
-        # share the model's, or `set_attn_implementation` would no longer reach them.
-        for submodule in self.modules():
-            if getattr(submodule, "config", None) is own:
-                submodule.config = _shared(submodule, config, own)
+        elif config.model_type in _DERIVES_HEAD_DIM:
+            _construct_with_own_heads(construct, self, config, layer_idx)
+        else:
+            _construct_with_own_widths(construct, self, config, layer_idx)
+        if getattr(config, "carries_stream", False):
+            _widen_outputs(self, config.hidden_size)
+            carry_stream(self)
 
     setattr(construct_from_own, _PREPARED, True)
     return construct_from_own
+
+
+def _construct_with_own_widths(
+    construct: Callable[..., None], layer: Any, config: Any, layer_idx: int
+) -> None:
+    own = config.per_layer_config[layer_idx]
+    without_attention = own.num_key_value_heads == 0
+    if without_attention:
+        # No family can be built without heads: they are taken out afterwards.
+        own = copy.copy(own)
+        own.num_attention_heads = own.num_key_value_heads = 2
+    construct(layer, own, layer_idx)
+    if without_attention:
+        _empty(layer.self_attn, own.head_dim)
+        silence(layer.self_attn)
+    # Modules read the attention implementation from their configuration at run time: they must
+    # share the model's, or `set_attn_implementation` would no longer reach them.
+    for submodule in layer.modules():
+        if getattr(submodule, "config", None) is own:
+            submodule.config = _shared(submodule, config, own)
 
 
 _DERIVES_HEAD_DIM = ("gpt_neox",)
@@ -97,9 +105,10 @@ _DERIVES_HEAD_DIM = ("gpt_neox",)
 
 
 def _construct_with_own_heads(
-    construct: Callable[..., None], layer: Any, config: Any, own: Any, layer_idx: int
+    construct: Callable[..., None], layer: Any, config: Any, layer_idx: int
 ) -> None:
     """Build a layer with any number of heads, then its projections for the heads it has."""
+    own = config.per_layer_config[layer_idx]
     any_heads = copy.copy(own)
     any_heads.num_attention_heads = 1
     construct(layer, any_heads, layer_idx)
@@ -119,6 +128,48 @@ def _construct_with_own_heads(
         setattr(attention, name, linear(inputs, outputs, bias=config.attention_bias))
     if width == 0:
         silence(attention)
+
+
+_STREAM_READERS = (
+    ("input_layernorm", "self_attn.o_proj"),
+    ("post_attention_layernorm", "mlp.down_proj"),
+)
+
+
+class _CarriedStream:
+    """The residual stream before a block, from the norm that reads it to its output projection."""
+
+    def __init__(self) -> None:
+        self.stream: Any = None
+
+    def keep(self, _norm: Any, args: tuple[Any, ...]) -> None:
+        self.stream = args[0]
+
+    def add(self, _projection: Any, args: tuple[Any, ...]) -> tuple[Any, ...]:
+        stream, self.stream = self.stream, None
+        inputs = args[0]
+        torch = sys.modules["torch"]  # Whoever runs a model has it.
+        return (torch.cat([inputs, stream.to(inputs.dtype)], dim=-1),)
+
+
+def carry_stream(layer: Any) -> None:
+    """Let each block's output projection read the stream before the block as well, in place.
+
+    SliceGPT's shortcuts: further columns of the projection turn the stream to the next block's
+    basis. Plain transformers refuses such weights, which are wider than it expects.
+    """
+    for norm, projection in _STREAM_READERS:
+        carried = _CarriedStream()
+        layer.get_submodule(norm).register_forward_pre_hook(carried.keep)
+        layer.get_submodule(projection).register_forward_pre_hook(carried.add)
+
+
+def _widen_outputs(layer: Any, hidden_size: int) -> None:
+    for _, name in _STREAM_READERS:
+        parent, _, child = name.rpartition(".")
+        old = layer.get_submodule(name)
+        wide = type(old)(old.in_features + hidden_size, old.out_features, bias=old.bias is not None)
+        setattr(layer.get_submodule(parent), child, wide)
 
 
 _READ_WHEN_RUN = {"Phi3Attention": ("num_attention_heads",)}

@@ -9,6 +9,7 @@ from functools import partial
 from statistics import fmean
 from typing import Any
 
+from pruning import serving
 from pruning.allocation.widths import (
     allowed_widths,
     depth_of,
@@ -80,9 +81,18 @@ def estimate(
         UnsupportedModel: no adapter for its architecture.
         InvalidModel: the configuration lacks a size.
         TargetUnreachable: a target lies above the model or below the floor; `limit` says which.
+        ExportRefused: an engine that is to serve the result has nothing to run it with.
     """
     architecture = read_architecture(config)
-    check_supported(recipe, architecture.model_type)
+    carries_stream = bool(config.get("carries_stream"))
+    check_supported(recipe, architecture.model_type, carries_stream=carries_stream)
+    serving.check_model(
+        recipe.serve_with,
+        recipe.output.exports,
+        model_type=architecture.model_type,
+        tied=architecture.tied,
+        layout=recipe.allocation.layout,
+    )
     floor = floor_of(recipe, architecture)
     targets = _resolve_targets(recipe, architecture, floor)
     # Training is shared out afterwards; the sizes do not depend on it.
@@ -129,7 +139,7 @@ def floor_of(recipe: Recipe, architecture: Architecture) -> int:
         for index, layer in enumerate(architecture.layers)
         if index not in protected
     )
-    return architecture.num_parameters - removable
+    return architecture.num_parameters - removable + _shortcuts(recipe, architecture)
 
 
 def _narrowest_stream(recipe: Recipe, architecture: Architecture) -> Architecture:
@@ -196,9 +206,17 @@ def _resolve_targets(recipe: Recipe, architecture: Architecture, floor: int) -> 
     return tuple(resolved)
 
 
+def _shortcuts(recipe: Recipe, architecture: Architecture) -> int:
+    """Parameters of the matrices between blocks that are turned each by itself."""
+    if recipe.importance.rotation != "per_block":
+        return 0
+    return 2 * len(architecture.layers) * architecture.hidden_size**2
+
+
 def _outside(recipe: Recipe, architecture: Architecture, sparsity: float) -> int:
     """Parameters outside the layers when these have lost `sparsity`."""
-    width = round(architecture.hidden_size * stream_share(recipe.axes, sparsity))
+    shortcuts = _shortcuts(recipe, architecture) / architecture.num_prunable_parameters
+    width = round(architecture.hidden_size * stream_share(recipe.axes, sparsity, shortcuts))
     if recipe.importance.kind == "pca_energy" and sparsity > 0:
         architecture = architecture.untied()
     narrow = architecture.narrowed(width)

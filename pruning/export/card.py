@@ -90,11 +90,14 @@ Pruned from **{lineage.model}**{revision} by Espalier:
 
 
 def _loading(manifest: Manifest, exports: Sequence[Exported]) -> str:
-    equal = len(set(manifest.widths)) == 1
+    carries = manifest.recipe.importance.rotation == "per_block"
+    equal = len(set(manifest.widths)) == 1 and not carries
     install = "" if equal else "import espalier.loading  # pip install espalier\n"
     why = (
         "All layers are equal, so every engine that runs the base model runs this.\n"
         if equal
+        else "Shortcut matrices turn the residual stream between blocks; the import adds them.\n"
+        if carries
         else "Layers differ in width, which transformers 5.14 and later store; the import builds "
         "them.\n"
     )

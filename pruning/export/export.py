@@ -199,6 +199,11 @@ def export_checkpoint(canonical: Canonical, export: ExportFormat, out: Path) -> 
     Raises:
         ExportRefused: it cannot be written, run, or is not the same model; nothing is left then.
     """
+    if getattr(canonical.model.config, "carries_stream", False):
+        raise ExportRefused(
+            f"{export}: no other engine has a place for shortcuts between blocks",
+            hint="slice with rotation 'global'",
+        )
     directory = export_directory(out, export)
     unfinished = out / f".{directory.name}"
     shutil.rmtree(unfinished, ignore_errors=True)

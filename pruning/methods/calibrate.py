@@ -3,23 +3,19 @@
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
-import torch
 from torch import Tensor
 
 from pruning.allocation.widths import allowed_widths
 from pruning.data.calibration import calibration_batches
-from pruning.importance.energy import principal_components
 from pruning.importance.fisher import fisher_scores
 from pruning.importance.measure import measure_importance
 from pruning.importance.moments import Moments, measure_moments
 from pruning.methods.run import Run
-from pruning.models.geometry import count_parameters, geometry_of
-from pruning.models.hidden import is_tied
+from pruning.methods.slicing import stream_scores
 from pruning.models.loss import autocast
 from pruning.models.projections import BlockKey
-from pruning.models.rotation import free_stream, rotate_stream
 from pruning.recipe import WITH_BIASES, Axis
-from pruning.scores import NOTHING, Scores
+from pruning.scores import Scores
 
 
 @dataclass(frozen=True)
@@ -33,6 +29,8 @@ class Findings:
     inputs: Mapping[BlockKey, Tensor] = field(default_factory=dict)
     gradients: Mapping[BlockKey, Tensor] = field(default_factory=dict)
     factors: Mapping[BlockKey, Tensor] = field(default_factory=dict)
+    text: Sequence[Tensor] = ()
+    """What rotations block by block are measured on, token ids [B, T]."""
 
 
 def calibrate(run: Run, draw: int) -> Findings:
@@ -40,7 +38,7 @@ def calibrate(run: Run, draw: int) -> Findings:
     importance = run.recipe.importance
     batches = _batches(run, draw)
     if importance.kind == "pca_energy":
-        return Findings(_turned(run, batches))
+        return Findings(stream_scores(run, batches), text=batches)
     fisher, repairs = importance.kind == "fisher", run.recipe.compensation in _REPAIRS
     moments = _moments(run, batches, gradients=fisher) if fisher or repairs else None
     return Findings(
@@ -48,27 +46,6 @@ def calibrate(run: Run, draw: int) -> Findings:
         inputs=moments.inputs if repairs and moments else {},
         gradients=moments.gradients if repairs and moments else {},
     )
-
-
-def _turned(run: Run, batches: Sequence[Tensor]) -> Scores:
-    """Energies of the hidden channels, the model turned to its principal components for that.
-
-    A model that loses nothing is left as it is.
-    """
-    layers = (NOTHING,) * len(run.plan.living)
-    if count_parameters(run.model) <= run.target_num_parameters:
-        return Scores(layers, hidden=torch.ones(run.model.config.hidden_size))
-    was_tied = is_tied(run.model)
-    free_stream(run.model)
-    energies_D, directions_DD = principal_components(run.model, batches)
-    rotate_stream(run.model, directions_DD)
-    optimizer = run.loop.optimizer
-    optimizer.state.clear()  # Moments along directions that are no more.
-    if was_tied:
-        head = run.model.get_output_embeddings().get_parameter("weight")
-        optimizer.param_groups[0]["params"].append(head)
-    run.geometry = geometry_of(run.model, run.plan)
-    return Scores(layers, hidden=energies_D.float().cpu())
 
 
 def calibrate_repair(run: Run, scores: Scores, draw: int) -> Findings:

@@ -19,6 +19,7 @@ from pruning.methods.increments import Increment
 from pruning.methods.learn_masks import check_ranks, learn_masks
 from pruning.methods.mixing import update_mixture
 from pruning.methods.run import Run
+from pruning.methods.slicing import turn_blocks
 from pruning.models.distillation import frozen_copy
 from pruning.models.geometry import count_parameters, layer_widths
 from pruning.models.loss import product_dtype
@@ -172,6 +173,7 @@ def _choose(run: Run, findings: Findings | None, target: int) -> tuple[PruningPl
 
 def _compensate(run: Run, plan: PruningPlan, findings: Findings) -> None:
     fold_factors(run.model, findings.factors)
+    turn_blocks(run, plan, findings.text)
     kind = run.recipe.compensation
     if kind in ("least_squares", "newton"):
         refit_outputs(

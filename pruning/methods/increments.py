@@ -66,13 +66,16 @@ def resolve_target(
     return resolved
 
 
-def stream_share(axes: Collection[Axis], sparsity: float) -> float:
+def stream_share(axes: Collection[Axis], sparsity: float, shortcuts: float = 0.0) -> float:
     """The share of hidden channels left when the decoder layers have lost `sparsity`.
 
     Layers shrink with the stream, and again with their own axes, which then lose as large a share.
+    `shortcuts` is how large those between blocks would be at full width, as a share of the layers.
     """
-    if "hidden" not in axes:
+    if "hidden" not in axes or sparsity == 0:
         return 1.0
+    if shortcuts:
+        return (math.sqrt(1 + 4 * shortcuts * (1 - sparsity)) - 1) / (2 * shortcuts)
     return 1 - sparsity if len(axes) == 1 else math.sqrt(1 - sparsity)
 
 

@@ -192,7 +192,10 @@ def _targets(recipe: Recipe, start: Start) -> tuple[int, ...]:
     geometry, model = geometry_of(start.model, start.plan), start.model
 
     def outside(sparsity: float) -> int:
-        width = round(geometry.hidden_size * stream_share(recipe.axes, sparsity))
+        shortcuts = 2 * len(geometry.layer_costs) * geometry.hidden_size**2
+        by_block = recipe.importance.rotation == "per_block"
+        share = by_block * shortcuts / start.base_num_prunable_parameters
+        width = round(geometry.hidden_size * stream_share(recipe.axes, sparsity, share))
         narrow = geometry.narrowed(start.plan.model_copy(update={"hidden": tuple(range(width))}))
         unties = recipe.importance.kind == "pca_energy" and sparsity > 0 and is_tied(model)
         head = model.get_input_embeddings().get_parameter("weight").shape[0] * width

@@ -48,7 +48,9 @@ def start_from_base(recipe: Recipe) -> Start:
         UnsupportedModel: its architecture has no part for the recipe's method.
     """
     loaded = load_base_model(recipe.model, dtype=torch.float32)
-    check_supported(recipe, loaded.model.config.model_type)
+    config = loaded.model.config
+    carries_stream = getattr(config, "carries_stream", False)
+    check_supported(recipe, config.model_type, carries_stream=carries_stream)
     name = recipe.model.id if isinstance(recipe.model, HubModel) else recipe.model.path
     start = Start(
         model=loaded.model,

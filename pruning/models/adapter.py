@@ -84,6 +84,8 @@ class Adapter:
     head_dim: int
     parallel: bool = False
     """Whether both blocks of a layer read the same residual stream."""
+    carried: int = 0
+    """Inputs of each output projection that are the stream before its block (SliceGPT)."""
 
     def layers(self, model: PreTrainedModel) -> list[nn.Module]:
         """The decoder layers, in order."""
@@ -190,7 +192,8 @@ class Adapter:
             == (member.module, member.parameter, member.side)
         ]
         if len(parts) == 1:
-            return 0, None
+            carries = self.carried and member.side == "inputs"
+            return 0, self._num_inputs(layer, member.span) if carries else None
         weight = layer.get_submodule(member.module).get_parameter(member.parameter)
         total = weight.shape[_pruned_dim(member, weight)]
         lengths = [total // len(parts)] * len(parts)
@@ -205,7 +208,10 @@ class Adapter:
         """Input channels of the output projection of a block."""
         members = self._every_member(layer)
         (output,) = (m for m in members if m.side == "inputs" and m.span == span)
-        return layer.get_submodule(output.module).get_parameter(output.parameter).shape[-1]
+        return (
+            layer.get_submodule(output.module).get_parameter(output.parameter).shape[-1]
+            - self.carried
+        )
 
 
 def _pruned_dim(member: Member, parameter: nn.Parameter) -> int:
@@ -239,7 +245,8 @@ def adapter_for(config: PretrainedConfig) -> Adapter:
         )
     head_dim = getattr(widths, "head_dim", None) or config.hidden_size // num_heads
     parallel = family.parallel_flag is not None and getattr(config, family.parallel_flag)
-    return Adapter(family, head_dim, parallel)
+    carried = config.hidden_size if getattr(config, "carries_stream", False) else 0
+    return Adapter(family, head_dim, parallel, carried)
 
 
 def num_key_value_heads(config: PretrainedConfig) -> int:

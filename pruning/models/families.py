@@ -86,6 +86,11 @@ class Family:
             and self.mlp_input == Family.mlp_input
         )
 
+    @property
+    def sliceable(self) -> bool:
+        """Whether its output projections can carry the stream around each block."""
+        return self.rotatable and self.experts is None and self.norm_offset == 0
+
 
 # QK-norm over all heads at once: its weights go with the heads they scale. (The usual per-head
 # QK-norm has one weight of `head_dim` shared by all heads, and stays.)

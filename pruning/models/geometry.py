@@ -31,6 +31,8 @@ class Geometry:
     hidden_size: int = 0
     hidden_divisor: int = 1
     """What the architecture wants hidden sizes to be multiples of."""
+    shortcuts: int = 0
+    """Matrices between two bases of the stream that come with narrowing it."""
     per_hidden: "Geometry | None" = None
     """All numbers of parameters again, of one hidden channel."""
 
@@ -57,8 +59,12 @@ class Geometry:
     def num_parameters(self, plan: PruningPlan) -> int:
         """What the model counts after `plan`, tied parameters once."""
         narrow = self.narrowed(plan)
-        return narrow.num_fixed_parameters + sum(
-            narrow.layer_parameters(index, plan.layers[index]) for index in plan.living
+        width = 0 if plan.hidden is None else len(plan.hidden)
+        shortcuts = self.shortcuts * width**2
+        return (
+            shortcuts
+            + narrow.num_fixed_parameters
+            + sum(narrow.layer_parameters(index, plan.layers[index]) for index in plan.living)
         )
 
     def layer_parameters(self, index: int, layer: LayerPlan) -> int:
@@ -168,7 +174,7 @@ def _measure(adapter: Adapter, layer: nn.Module) -> _LayerGeometry:
         whole=_LayerCosts(
             {axis: adapter.group_cost(layer, axis) for axis in AXES},
             heads,
-            _count_once(layer.parameters()) - _count_once(grouped),
+            _count_once(layer.parameters()) - _count_once(grouped) + 2 * adapter.carried**2,
         ),
         per_hidden=_LayerCosts(
             {axis: adapter.group_cost(layer, axis, per_hidden=hidden_size) for axis in AXES},

@@ -16,7 +16,7 @@ _INSIDE_EXPERTS: tuple[ImportanceKind, ...] = (
 """What can be measured of experts: their inner activations reach no module of their own."""
 
 
-def check_supported(recipe: Recipe, model_type: str) -> None:
+def check_supported(recipe: Recipe, model_type: str, *, carries_stream: bool = False) -> None:
     """Refuse a method that the model's architecture has no part for.
 
     Raises:
@@ -29,10 +29,18 @@ def check_supported(recipe: Recipe, model_type: str) -> None:
             param="model",
             hint=f"supported: {', '.join(sorted(FAMILIES))}",
         )
+    if carries_stream:
+        raise _refused(
+            family,
+            "layers carry shortcuts of a sliced stream, which no second run prunes",
+            "model",
+            "prune the model that was sliced",
+        )
     if recipe.narrows_stream:
         require_selectable(family)
     if recipe.importance.kind == "pca_energy":
-        require_rotatable(family)
+        by_block = recipe.importance.rotation == "per_block"
+        (require_sliceable if by_block else require_rotatable)(family)
     if family.experts is not None:
         _check_experts(recipe, family)
     elif "expert" in recipe.axes:
@@ -69,6 +77,23 @@ def require_rotatable(family: Family) -> None:
             "has norms that a rotated residual stream does not pass unchanged",
             "importance.kind",
             f"importance 'pca_energy' goes with {_listed(able)}",
+        )
+
+
+def require_sliceable(family: Family) -> None:
+    """Raise where the residual stream cannot be turned for each block by itself.
+
+    Raises:
+        UnsupportedModel: as for `require_rotatable`, or its MLP has no one output projection.
+    """
+    require_rotatable(family)
+    if not family.sliceable:
+        able = [name for name, other in FAMILIES.items() if other.sliceable]
+        raise _refused(
+            family,
+            "has no place for shortcuts between its blocks",
+            "importance.rotation",
+            f"rotation 'global', or one of {_listed(able)}",
         )
 
 
