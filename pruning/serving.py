@@ -4,8 +4,13 @@ import math
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from pruning.errors import ExportRefused
+
 EQUAL_LAYERS_ONLY = ("sglang", "mlx", "tensorrt-llm")
 """Engines that know one width for all layers of our architectures."""
+
+LLAMA_CPP_FAMILIES = ("llama", "mistral", "qwen2", "qwen3")
+"""Families that the GGUF writer knows."""
 
 _QUANTIZATION_BLOCK = 32
 """Consecutive weights of a row that llama.cpp's formats scale together."""
@@ -74,6 +79,33 @@ def check(
         raise ValueError(
             f"allocation.constraints.width_multiple: {width_multiple} is no multiple of {needed}, "
             "which what the result is served with needs"
+        )
+
+
+def check_model(
+    engines: Sequence[str], exports: Sequence[str], *, model_type: str, tied: bool, layout: str
+) -> None:
+    """Refuse, from the model's configuration, what llama.cpp could not run afterwards.
+
+    Raises:
+        ExportRefused: it has no graph for the family, or for its unequal layers.
+    """
+    wanted = [export for export in exports if export.startswith("gguf:")]
+    if not wanted and "llama.cpp" not in engines:
+        return
+    param = "output.exports" if wanted else "serve_with"
+    if model_type not in LLAMA_CPP_FAMILIES:
+        raise ExportRefused(
+            f"llama.cpp: no GGUF file is written for model_type {model_type!r}",
+            param=param,
+            hint=f"families: {', '.join(LLAMA_CPP_FAMILIES)}",
+        )
+    if model_type == "qwen3" and not tied and layout != "uniform":
+        raise ExportRefused(
+            "llama.cpp: unequal layers of Qwen 3 need an output head shared with the embeddings, "
+            "and this model has its own",
+            param=param,
+            hint="set allocation.layout to 'uniform'",
         )
 
 

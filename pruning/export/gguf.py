@@ -50,7 +50,7 @@ class _Names:
     square_queries: bool = False
 
 
-_FAMILIES = {
+FAMILIES = {
     "llama": _Names("llama", "deci", interleaved_rope=True),
     "mistral": _Names("llama", "deci", interleaved_rope=True),
     "qwen2": _Names("qwen2", "deci", square_queries=True),
@@ -127,7 +127,7 @@ def choose_layout(model: PreTrainedModel) -> Layout:
     equal = len(set(widths)) == 1
     architecture = check_config(config, equal=equal)
     head_dim = adapter_for(config).head_dim
-    names = _FAMILIES[config.model_type]
+    names = FAMILIES[config.model_type]
     if names.square_queries and widths[0].num_attention_heads * head_dim != config.hidden_size:
         architecture = names.unequal
     _check_blocks(model, widths, architecture)
@@ -146,11 +146,11 @@ def check_config(config: Any, *, equal: bool) -> str:
     Raises:
         ExportRefused: llama.cpp has no graph for the family, or computes something differently.
     """
-    names = _FAMILIES.get(config.model_type)
+    names = FAMILIES.get(config.model_type)
     if names is None:
         raise ExportRefused(
             f"GGUF: no writer for model_type {config.model_type!r}",
-            hint=f"families: {', '.join(_FAMILIES)}; the padded export opens everywhere else",
+            hint=f"families: {', '.join(FAMILIES)}; the padded export opens everywhere else",
         )
     architecture = names.equal if equal else names.unequal
     if names.unequal == "deci" and needs_factors(config) and architecture not in READS_FACTORS:

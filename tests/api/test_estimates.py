@@ -103,6 +103,31 @@ def test_an_architecture_nobody_can_prune_is_refused_at_submission(
     assert (answer.status_code, answer.json()["code"]) == (422, "unsupported_architecture")
 
 
+@pytest.mark.parametrize("path", ["/v1/estimates", "/v1/jobs"])
+def test_what_its_engine_could_not_run_is_refused_at_submission(
+    client: TestClient, model: Path, path: str
+) -> None:
+    (model / "config.json").write_text(json.dumps({**CONFIG, "model_type": "granite"}))
+    answer = client.post(path, json={**request_of(model), "serve_with": ["llama.cpp"]})
+    assert (answer.status_code, answer.json()["code"]) == (422, "export_refused")
+    assert "granite" in answer.json()["detail"]
+
+
+def test_contradicting_serving_constraints_are_refused_at_submission(
+    client: TestClient, model: Path
+) -> None:
+    contradiction = {"serve_with": ["sglang"], "allocation": {"layout": "per_layer"}}
+    answer = client.post("/v1/jobs", json={**request_of(model), **contradiction})
+    assert answer.status_code == 422
+    assert "sglang run models with equal layers only" in str(answer.json()["errors"])
+
+
+def test_more_devices_than_heads_are_refused_at_submission(client: TestClient, model: Path) -> None:
+    answer = client.post("/v1/jobs", json={**request_of(model), "tensor_parallel": 4})
+    assert (answer.status_code, answer.json()["code"]) == (422, "target_unreachable")
+    assert "tensor_parallel" in str(answer.json())
+
+
 def test_a_directory_that_is_not_there_is_refused_at_submission(
     client: TestClient, model: Path
 ) -> None:

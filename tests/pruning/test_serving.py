@@ -5,7 +5,10 @@ from typing import Any
 import pytest
 from pydantic import ValidationError
 
+from pruning.errors import ExportRefused
+from pruning.export.gguf import FAMILIES
 from pruning.recipe import Recipe
+from pruning.serving import LLAMA_CPP_FAMILIES, check_model
 
 RECIPE: dict[str, Any] = {"model": "org/name", "target": "30%", "data": "org/text"}
 
@@ -58,3 +61,21 @@ def test_a_resolved_recipe_resolves_to_itself() -> None:
 def test_unknown_exports_are_refused() -> None:
     with pytest.raises(ValidationError, match="exports"):
         resolve(output={"exports": ["gguf:q4_k"]})
+
+
+@pytest.mark.parametrize(
+    ("model_type", "layout", "reason"),
+    [
+        ("gemma2", "uniform", "no GGUF file is written for model_type 'gemma2'"),
+        ("qwen3", "per_layer", "output head shared with the embeddings"),
+    ],
+)
+def test_a_model_llama_cpp_has_no_graph_for_is_refused(
+    model_type: str, layout: str, reason: str
+) -> None:
+    with pytest.raises(ExportRefused, match=reason):
+        check_model(["llama.cpp"], [], model_type=model_type, tied=False, layout=layout)
+
+
+def test_the_families_said_at_submission_are_the_writers() -> None:
+    assert set(LLAMA_CPP_FAMILIES) == set(FAMILIES)
