@@ -64,7 +64,7 @@ MAX_MODEL_SIZES = 3.0
 DEFAULTS = {
     "espalier": {
         "schedule": {"num_increments": 1},
-        "importance": {"calibration": {"num_samples": 64, "sequence_length": 512, "batch_size": 2}},
+        "importance": {"calibration": {"num_samples": 72, "sequence_length": 512, "batch_size": 2}},
     },
     "adapt_pruner": {"schedule": {"num_increments": 8}},
 }

@@ -5,12 +5,13 @@ from typing import Any
 
 PRESETS: Mapping[str, Mapping[str, Any]] = {
     # Structured optimal brain surgery in one currency (docs/method.md): K-FAC Fisher costs after
-    # repair, the same marginal cost everywhere, least-squares repair at each cut.
+    # repair, the same marginal cost everywhere, least-squares repair at each cut and, where no
+    # training follows, a Newton step.
     "espalier": {
         "axes": ("intermediate", "kv_group"),
         "importance": {"kind": "fisher"},
         "allocation": {"kind": "equal_marginal"},
-        "compensation": "least_squares",
+        "compensation": "newton",
         "recovery": {"kind": "full", "learning_rate": {"kind": "wsd"}},
     },
     # Adapt-Pruner (arXiv 2502.03460): Taylor importance inside a layer, input/output similarity

@@ -999,15 +999,28 @@ class Recipe(Part):
 
 
 def _yielding(fragment: Mapping[str, Any], request: Mapping[str, Any]) -> Mapping[str, Any]:
-    """A preset's fragment without what the request makes senseless: repair of whole blocks."""
+    """A preset's fragment without what the request makes senseless.
+
+    Repair of whole blocks; a Newton step with curvatures that nothing measures, or before training,
+    whose first steps go the same way.
+    """
     axes = request.get("axes")
     if isinstance(axes, list | tuple) and set(_DEPTH_AXES) & {str(axis) for axis in axes}:
         fragment = {**fragment, "compensation": "none"}
+    elif fragment.get("compensation") == "newton" and not _ends_at_the_cut(fragment, request):
+        fragment = {**fragment, "compensation": "least_squares"}
     data = request.get("data")
     if isinstance(data, Mapping) and data.get("evaluation") not in (None, "auto"):
         # A mixture that follows the domains' losses needs text held out of each.
         fragment = {key: part for key, part in fragment.items() if key != "data"}
     return fragment
+
+
+def _ends_at_the_cut(fragment: Mapping[str, Any], request: Mapping[str, Any]) -> bool:
+    """Whether the curvatures are measured, and nothing trains afterwards."""
+    asked = _overlay(fragment, {k: v for k, v in request.items() if isinstance(v, Mapping)})
+    importance, recovery = asked.get("importance", {}), asked.get("recovery", {})
+    return importance.get("kind") == "fisher" and recovery.get("kind") == "none"
 
 
 def _long_data(request: Mapping[str, Any]) -> Mapping[str, Any]:

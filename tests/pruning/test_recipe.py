@@ -31,6 +31,21 @@ def test_a_presets_repair_stays_where_blocks_are_thinned_out() -> None:
     assert recipe(axes=["intermediate"]).compensation == "least_squares"
 
 
+@pytest.mark.parametrize(
+    ("changes", "compensation"),
+    [
+        ({"recovery": {"kind": "none"}}, "newton"),
+        ({}, "least_squares"),
+        ({"recovery": {"kind": "lora"}}, "least_squares"),
+        ({"recovery": {"kind": "none"}, "importance": {"kind": "taylor"}}, "least_squares"),
+    ],
+)
+def test_the_default_takes_a_newton_step_where_nothing_else_would(
+    changes: dict[str, Any], compensation: str
+) -> None:
+    assert recipe(**changes).compensation == compensation
+
+
 def test_a_presets_mixture_reaches_data_given_in_short() -> None:
     assert recipe(method="sheared_llama").data.mixture.kind == "dynamic"
 
