@@ -107,6 +107,17 @@ def test_the_forecast_needs_no_data_and_no_script(browser: TestClient, models: P
     assert floor < result == 2_500_000 < base
 
 
+def test_the_text_is_looked_at_before_there_is_a_job(browser: TestClient, models: Path) -> None:
+    (models / "a.txt").write_text("One gardener.")
+    page = send(browser, "/jobs/new/preview", **whole(models)).text
+    assert "One gardener." in page
+    assert 'value="30%"' in page
+    pasted = {"data_text": "Pasted one.\n\nPasted two."}
+    assert "Pasted two." in send(browser, "/jobs/new/preview", **pasted).text
+    forbidden = send(browser, "/jobs/new/preview", data="/etc/passwd").text
+    assert "not under an allowed root" in forbidden.replace("&#39;", "'")
+
+
 def test_an_earlier_job_fills_the_form(browser: TestClient, models: Path) -> None:
     fields = whole(models, name="again", **{"schedule.num_increments": "7", "axes": ["mlp_block"]})
     fields["importance.kind"] = "block_influence"

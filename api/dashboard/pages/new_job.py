@@ -29,21 +29,25 @@ from api.dashboard.job_form import (
     request_of,
 )
 from api.dashboard.viewing import JobsActor, Viewer, go, show
-from api.deps import ModelConfigsDep, Principal, ReadSession, SettingsDep
+from api.deps import ModelConfigsDep, Principal, ReadSession, SettingsDep, StoreDep
 from api.errors import Problem, from_pruning_error, from_registry_error, from_validation_errors
-from api.estimates import Foretold, file_sizes, foretell
-from api.forecasts import estimate_with_history
+from api.estimates import file_sizes, foretell, model_token
 from api.model_configs import ModelConfigs
 from api.paths import refuse_forbidden_paths
+from api.routes.data import preview_data
+from api.routes.estimates import create_estimate
 from api.routes.jobs import create_queued
+from api.schemas.data import DataPreviewRead, DataPreviewRequest
 from api.schemas.estimates import EstimateRead
 from api.schemas.jobs import JobCreate
 from pruning.errors import PruningError
-from registry import files, jobs
-from registry.db import reading, transaction
+from registry import files, jobs, outbound
+from registry.db import reading
 from registry.errors import RegistryError
 from registry.settings import Settings
+from registry.storage import ArtifactStore
 from registry.tables import Job
+from registry.tenancy import transaction_of
 
 router = APIRouter(prefix="/jobs/new")
 create_router = APIRouter()
@@ -69,13 +73,18 @@ class Asked:
     who: Principal
     settings: Settings
     configs: ModelConfigs
+    store: ArtifactStore
 
 
 def asked(
-    request: Request, who: JobsActor, settings: SettingsDep, configs: ModelConfigsDep
+    request: Request,
+    who: JobsActor,
+    settings: SettingsDep,
+    configs: ModelConfigsDep,
+    store: StoreDep,
 ) -> Asked:
     """The form's sender and this process's parts."""
-    return Asked(request, who, settings, configs)
+    return Asked(request, who, settings, configs, store)
 
 
 AskedDep = Annotated[Asked, Depends(asked)]
@@ -107,8 +116,31 @@ def estimate_form(asked: AskedDep, pairs: FormPairs) -> Response:
         except Problem as error:
             problem = error
     context = {"estimate": found, "problem": problem}
+    return _part(asked, filled, pairs, "_estimate.html", context)
+
+
+@router.post("/preview")
+def preview_form(asked: AskedDep, pairs: FormPairs) -> Response:
+    """The beginning of the text that the form names, in the same way."""
+    filled, found, problem = read_form(pairs), None, None
+    try:
+        with _telling():
+            found = _preview(asked, filled)
+    except Problem as error:
+        problem = error
+    context = {"preview": found, "preview_problem": problem}
+    return _part(asked, filled, pairs, "_preview.html", context)
+
+
+def _part(
+    asked: Asked,
+    filled: Filled,
+    pairs: list[tuple[str, str]],
+    template: str,
+    context: dict[str, Any],
+) -> Response:
     if "hx-request" in asked.request.headers:
-        return show(asked.request, "_estimate.html", context)
+        return show(asked.request, template, context)
     with reading(asked.request.app.state.sessions) as session:
         page = _context(session, asked.who, asked.settings, filled, pairs)
     return show(asked.request, "new_job.html", page | context)
@@ -141,37 +173,45 @@ def _telling() -> Iterator[None]:
         raise from_registry_error(error) from error
 
 
-def _body(filled: Filled, *, without_data: bool = False) -> Body[JobCreate]:
+def _request(filled: Filled, *, without_data: bool = False) -> dict[str, Any]:
     try:
-        written = request_of(filled, without_data=without_data)
+        return request_of(filled, without_data=without_data)
     except ValueError as error:
         raise Problem("validation_error", str(error), param="extra") from None
+
+
+def _body(filled: Filled, *, without_data: bool = False) -> Body[JobCreate]:
+    written = _request(filled, without_data=without_data)
     return parse_body(JobCreate, json.dumps(written).encode())
 
 
-def _foretell(asked: Asked, body: Body[JobCreate]) -> Foretold | None:
-    refuse_forbidden_paths(body.value, asked.settings)
-    sizes = file_sizes(asked.request.app.state.sessions, asked.who, body.value.recipe)
-    return foretell(body.value.recipe, asked.configs, sizes)
-
-
-def _estimate(asked: Asked, filled: Filled) -> EstimateRead | None:
+def _estimate(asked: Asked, filled: Filled) -> EstimateRead:
     if not filled.values.get("target", "").strip():
         # A size that every model can have: what is shown of it is the model and its floor.
         filled = replace(filled, values={**filled.values, "target": "0%", "target_unit": ""})
     body = _body(filled, without_data=True)
-    foretold = _foretell(asked, body)
-    if foretold is None:
-        return None
-    with reading(asked.request.app.state.sessions) as session:
-        return estimate_with_history(session, asked.who.tenant_id, body.value.recipe, foretold)
+    return create_estimate(asked.request, asked.who, body, asked.settings, asked.configs)
+
+
+def _preview(asked: Asked, filled: Filled) -> DataPreviewRead:
+    request = _request(filled)
+    wanted = {name: request[name] for name in ("data", "model") if request.get(name)}
+    body = parse_body(DataPreviewRequest, json.dumps(wanted).encode())
+    return preview_data(asked.request, asked.who, body, asked.settings, asked.store)
 
 
 def _create(asked: Asked, filled: Filled, once: str | None) -> str:
     body = _body(filled)
-    foretold = _foretell(asked, body)
+    refuse_forbidden_paths(body.value, asked.settings)
+    if body.value.webhook is not None:
+        hosts = asked.settings.webhook_private_hosts
+        outbound.parse(body.value.webhook.url, hosts, "webhook.url")
+    sessions, recipe = asked.request.app.state.sessions, body.value.recipe
+    token = model_token(sessions, asked.who, recipe, asked.settings)
+    sizes = file_sizes(sessions, asked.who, recipe)
+    foretold = foretell(recipe, asked.configs, sizes, token=token)
     tenant_id = asked.who.tenant_id
-    with transaction(asked.request.app.state.sessions) as session:
+    with transaction_of(sessions, tenant_id) as session:
         answer = answer_once(
             session,
             tenant_id=tenant_id,
@@ -227,6 +267,8 @@ def _context(
         "roots": [str(root) for root in settings.allowed_paths],
         "estimate": None,
         "problem": None,
+        "preview": None,
+        "preview_problem": None,
     }
 
 
