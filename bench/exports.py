@@ -190,7 +190,6 @@ def main() -> None:
     parser.add_argument("--work", type=Path, required=True, metavar="DIR")
     parser.add_argument("--stage", metavar="STAGE", help="one of them; all by default")
     parsed = parser.parse_args()
-    stored = json.loads(RESULTS.read_text()) if RESULTS.is_file() else {}
     for name, measure in stages(parsed.model, parsed.work).items():
         if parsed.stage not in (None, name):
             continue
@@ -200,6 +199,7 @@ def main() -> None:
             figure = row.figure if isinstance(row.figure, str) else f"{row.figure:.4g}"
             verdict = {True: "met", False: "MISSED", None: ""}[row.met]
             print(f"{verdict:7} {row.bar:8} {figure:>12} {row.name}", flush=True)
+        stored = json.loads(RESULTS.read_text()) if RESULTS.is_file() else {}
         stored[name] = {
             "at": datetime.now(UTC).isoformat(timespec="seconds"),
             "model": parsed.model.name,

@@ -137,7 +137,6 @@ def main() -> None:
     parser.add_argument("overlays", type=Path, nargs="+", metavar="DIR")
     parsed = parser.parse_args()
     torch.set_num_threads(1)
-    stored = json.loads(RESULTS.read_text()) if RESULTS.is_file() else {}
     with tempfile.TemporaryDirectory() as scratch_name:
         scratch = Path(scratch_name)
         write_checkpoints(scratch / "checkpoints")
@@ -151,6 +150,7 @@ def main() -> None:
             print(f"{version}: {len(found) - len(bad)} of {len(found)} equal", flush=True)
             for name, what in {**bad, "without the loader": without["found"]}.items():
                 print(f"  {name}: {what}", flush=True)
+            stored = json.loads(RESULTS.read_text()) if RESULTS.is_file() else {}
             stored[version] = {
                 "at": datetime.now(UTC).isoformat(timespec="seconds"),
                 "equal": len(found) - len(bad),
@@ -158,8 +158,8 @@ def main() -> None:
                 "found": found,
                 "without the loader": without["found"],
             }
-    RESULTS.parent.mkdir(exist_ok=True)
-    RESULTS.write_text(json.dumps(stored, indent=1) + "\n")
+            RESULTS.parent.mkdir(exist_ok=True)
+            RESULTS.write_text(json.dumps(stored, indent=1) + "\n")
 
 
 def write_refused(scratch: Path) -> None:

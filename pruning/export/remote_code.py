@@ -64,8 +64,8 @@ def export_remote_code(model: PreTrainedModel, checkpoint: Path, directory: Path
     family = adapter_for(model.config).family
     if family.attention_reads_config or family.derives_head_dim:
         raise ExportRefused(
-            f"remote_code: {model.config.model_type} takes its layers' sizes from the configuration "
-            "of the model",
+            f"remote_code: {model.config.model_type} takes its layers' sizes from the model's "
+            "configuration",
             hint="import espalier.loading, or export as padded",
         )
     if any(layer.num_key_value_heads == 0 for layer in layer_widths(model)):
