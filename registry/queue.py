@@ -9,7 +9,7 @@ from typing import Any
 from urllib.parse import unquote, urlsplit
 
 from celery import Celery
-from kombu.entity import Queue
+from kombu.entity import Exchange, Queue
 
 from registry import spool
 from registry.outbox import RUN_JOB, Publish
@@ -44,7 +44,7 @@ def celery_app(settings: Settings) -> Celery:
         accept_content=["json"],
         task_publish_retry=False,
         task_default_queue=queues[0],
-        task_queues=[Queue(name) for name in queues],  # type: ignore[no-untyped-call]  # untyped there
+        task_queues=[_queue(name) for name in queues],
         worker_prefetch_multiplier=1,
         worker_pool="threads",
         worker_concurrency=1,
@@ -55,6 +55,13 @@ def celery_app(settings: Settings) -> Celery:
         **_broker(settings.broker_url),
     )
     return app
+
+
+def _queue(name: str) -> Queue:
+    # Without an exchange of its own every queue would be bound to the default one, and get what is
+    # meant for others. The filesystem transport makes a file of the exchange's name.
+    exchange = Exchange(name.replace(":", "-"))  # type: ignore[no-untyped-call]  # untyped there
+    return Queue(name, exchange, routing_key=name)  # type: ignore[no-untyped-call]  # as well
 
 
 def _broker(url: str) -> dict[str, Any]:
@@ -91,7 +98,7 @@ def publisher(app: Celery) -> Publish:
         app.send_task(
             RUN_JOB,
             args=[message.key],
-            queue=message.payload.get("queue"),
+            queue=_queue(message.payload.get("queue") or DEFAULT_QUEUE),
             ignore_result=True,
             retry=False,
         )
