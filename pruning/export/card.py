@@ -9,6 +9,7 @@ from pruning.export.licence import Licence
 from pruning.export.parity import ParityRecord
 from pruning.export.speed import SpeedRecord
 from pruning.manifest import Manifest, Measurement
+from pruning.paired import compare_rows, decode_rows
 from pruning.recipe import Domain, HubModel
 
 CARD_NAME = "README.md"
@@ -140,7 +141,35 @@ def _evaluation(manifest: Manifest) -> str:
     rows += [_row(m) for m in shown]
     protocols = {m.suite: json.dumps(m.protocol, sort_keys=True) for m in shown}
     lines = [f"- {suite}: `{protocol}`" for suite, protocol in protocols.items()]
-    return "\n".join(["## Evaluation", "", *rows, "", "Protocols:", "", *lines, ""])
+    parts = [*rows, "", *_against_base(manifest, shown), "Protocols:", "", *lines, ""]
+    return "\n".join(["## Evaluation", "", *parts])
+
+
+def _against_base(manifest: Manifest, shown: Sequence[Measurement]) -> list[str]:
+    """The differences from the base model on the same rows, where both were kept."""
+    base = {(m.suite, m.metric): m.rows for m in shown if m.stage == "base"}
+    rows = []
+    for m in shown:
+        before = base.get((m.suite, m.metric))
+        if m.stage != "recovered" or m.rows is None or before is None:
+            continue
+        found = compare_rows(decode_rows(before), decode_rows(m.rows))
+        if found is not None:
+            rows.append(
+                f"| {m.suite} | {m.metric} | {found.difference:+.4g} | {found.low:+.4g} to "
+                f"{found.high:+.4g} | {found.p_value:.2g} | {found.num_rows} |"
+            )
+    if not rows:
+        return []
+    return [
+        f"Increment {manifest.increment} minus the base model on the same rows (of a perplexity: "
+        "its windows' losses in nats):",
+        "",
+        "| suite | metric | difference | 95 % interval | p | rows |",
+        "|---|---|---|---|---|---|",
+        *rows,
+        "",
+    ]
 
 
 def _row(m: Measurement) -> str:
@@ -234,7 +263,8 @@ def _domain(domain: Domain) -> str:
     source = domain.source
     what = {"hub": "dataset", "path": "files", "inline": "text in the request"}[source.kind]
     name = getattr(source, "id", None) or getattr(source, "path", "").rsplit("/", 1)[-1]
-    return " ".join(filter(None, (f"{domain.name}:", what, name)))
+    terms = f"({domain.license})" if domain.license else None
+    return " ".join(filter(None, (f"{domain.name}:", what, name, terms)))
 
 
 def _name(model: str) -> str:

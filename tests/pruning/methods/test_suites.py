@@ -18,9 +18,14 @@ def test_base_cut_and_final_model_answer_the_same_rows(
 ) -> None:
     path = tmp_path / "rows.jsonl"
     path.write_text("".join(json.dumps(row) + "\n" for row in ROWS))
+    corpus = write_corpus(tmp_path / "corpus.jsonl")
     recipe = make_recipe(
         tiny_model_dir,
-        write_corpus(tmp_path / "corpus.jsonl"),
+        corpus,
+        data={
+            "train": [{"name": "own", "source": str(corpus), "license": "CC0"}],
+            "held_out_fraction": 0.1,
+        },
         schedule={"num_increments": 2, "num_tokens": 8 * 256},
         evaluation={
             "context_length": 64,
@@ -49,4 +54,8 @@ def test_base_cut_and_final_model_answer_the_same_rows(
         "pruned": 12,
         "recovered": 12,
     }
-    assert compare_rows(kept["base"], kept["recovered"]) is not None
+    found = compare_rows(kept["base"], kept["recovered"])
+    assert found is not None
+    card = (tmp_path / "out" / "increment-0002" / "README.md").read_text()
+    assert f"| own | acc | {found.difference:+.4g} | {found.low:+.4g} to" in card
+    assert "(CC0)" in card
