@@ -1,6 +1,7 @@
 """Allocation: exact targets, honoured constraints, carried debt, over models of many sizes."""
 
 import dataclasses
+from typing import get_args
 
 import pytest
 import torch
@@ -95,7 +96,7 @@ constraint_sets = st.builds(
 )
 allocations = st.builds(
     Allocation,
-    kind=st.sampled_from(["uniform", "layer_adaptive", "global_zscore"]),
+    kind=st.sampled_from(get_args(AllocationKind)),
     amplitude=st.floats(0, 1),
     constraints=constraint_sets,
 )

@@ -1,8 +1,19 @@
+from itertools import pairwise
+from typing import get_args
+
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from pruning.errors import TargetUnreachable
-from pruning.methods.increments import Increment, plan_increments, resolve_target, stream_share
-from pruning.recipe import Schedule, Shape, Target
+from pruning.methods.increments import (
+    Increment,
+    TokenShare,
+    plan_increments,
+    resolve_target,
+    stream_share,
+)
+from pruning.recipe import Schedule, ScheduleKind, Shape, Target
 
 
 def plan(targets: list[int], total_steps: int = 100, **schedule: object) -> tuple[Increment, ...]:
@@ -50,6 +61,39 @@ def test_every_step_belongs_to_one_increment(share: str, total_steps: int) -> No
     assert bounds[-1] == total_steps
     assert bounds == sorted(bounds)
     assert [i.from_step for i in increments] == bounds[:-1]
+
+
+@given(
+    st.sampled_from(get_args(TokenShare)),
+    st.sampled_from(get_args(ScheduleKind)),
+    st.integers(1, 40),
+    st.integers(0, 5000),
+    st.floats(0.01, 1),
+)
+def test_shares_are_whole_steps_that_sum_exactly_and_never_shrink(
+    share: str, kind: str, num_increments: int, total_steps: int, pruning_share: float
+) -> None:
+    schedule = {"num_increments": num_increments, "token_share": share, "kind": kind}
+    increments = plan([500], total_steps, pruning_share=pruning_share, **schedule)
+    steps = [i.until_step - i.from_step for i in increments]
+    assert sum(steps) == total_steps
+    # But for rounding, twice at either end.
+    assert all(later >= earlier - 2 for earlier, later in pairwise(steps))
+    if share == "constant":
+        assert max(steps) - min(steps) <= 1
+    for increment in increments:
+        pruning = increment.pruning_until_step - increment.from_step
+        assert 0 <= pruning <= increment.until_step - increment.from_step
+        assert (pruning > 0) == (kind != "staged" and increment.until_step > increment.from_step)
+
+
+@pytest.mark.parametrize(
+    ("share", "first", "last"), [("cosine", 0.076, 0.383), ("linear", 0.1, 0.4)]
+)
+def test_shares_are_those_of_adapt_pruner(share: str, first: float, last: float) -> None:
+    increments = plan([500], 100_000, num_increments=4, token_share=share)
+    steps = [i.until_step - i.from_step for i in increments]
+    assert (steps[0] / 1e5, steps[-1] / 1e5) == pytest.approx((first, last), abs=5e-4)
 
 
 def test_linear_shares_grow_with_the_increment() -> None:
