@@ -4,7 +4,7 @@ from pruning.allocation.accounts import Account, num_removable, open_accounts, p
 from pruning.allocation.debt import Debt, LayerDebt
 from pruning.allocation.depth import DEPTH_AXES, drop_pieces
 from pruning.allocation.equal_marginal import cheapest_same_widths, cheapest_widths
-from pruning.allocation.hidden import narrow_stream
+from pruning.allocation.hidden import balanced_widths, keep_hidden, narrow_stream
 from pruning.allocation.per_layer import open_ledgers, pay_down, settle
 from pruning.allocation.rates import AXIS_RATES, fluctuations, layer_adaptive_rates
 from pruning.allocation.same_width import SharedAccount, same_widths, share
@@ -56,28 +56,65 @@ def allocate(
             constraints=allocation.constraints,
         )
         return kept, Debt.none(len(plan.layers))
-    if "hidden" in axes:
-        axes = tuple(axis for axis in axes if axis != "hidden")
-        plan = narrow_stream(
+    if axes == ("hidden",):
+        narrow = narrow_stream(
             scores,
             plan,
             geometry,
             target=target_num_parameters,
             constraints=allocation.constraints,
-            alone=not axes,
         )
-        geometry = geometry.narrowed(plan)
-    if not axes:
-        return plan, Debt.none(len(plan.layers))
-    return _narrow_layers(
+        return narrow, Debt.none(len(plan.layers))
+    narrow_all = _narrow_stream_and_layers if "hidden" in axes else _narrow_layers
+    return narrow_all(
         scores,
         plan,
         geometry,
         target=target_num_parameters,
         allocation=allocation,
-        axes=axes,
+        axes=tuple(axis for axis in axes if axis != "hidden"),
         debt=debt,
     )
+
+
+def _narrow_stream_and_layers(
+    scores: Scores,
+    plan: PruningPlan,
+    geometry: Geometry,
+    *,
+    target: int,
+    allocation: Allocation,
+    axes: tuple[Axis, ...],
+    debt: Debt | None,
+) -> tuple[PruningPlan, Debt]:
+    """First the stream loses its share, then the layers what is left to the target."""
+    if geometry.num_parameters(plan) <= target:
+        return plan, debt or Debt.none(len(plan.layers))
+    widths = balanced_widths(
+        plan,
+        geometry,
+        target=target,
+        constraints=allocation.constraints,
+        owed=0.0 if debt is None else debt.hidden,
+    )
+    for width, owed in widths:
+        narrow = keep_hidden(scores, plan, width)
+        try:
+            found, left = _narrow_layers(
+                scores,
+                narrow,
+                geometry.narrowed(narrow),
+                target=target,
+                allocation=allocation,
+                axes=axes,
+                debt=debt,
+            )
+        except TargetUnreachable:
+            if width == widths[-1][0]:
+                raise
+            continue
+        return found, left.model_copy(update={"hidden": owed})
+    raise AssertionError("there is always today's width")
 
 
 def _narrow_layers(

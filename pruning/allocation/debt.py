@@ -33,6 +33,8 @@ class Debt(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid")
 
     layers: tuple[LayerDebt, ...]
+    hidden: float = 0.0
+    """Channels of the residual stream, which goes in steps of many."""
 
     @classmethod
     def none(cls, num_layers: int) -> Self:

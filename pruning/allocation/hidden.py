@@ -11,50 +11,73 @@ from pruning.scores import Scores
 
 
 def narrow_stream(
-    scores: Scores,
-    plan: PruningPlan,
-    geometry: Geometry,
-    *,
-    target: int,
-    constraints: Constraints,
-    alone: bool,
+    scores: Scores, plan: PruningPlan, geometry: Geometry, *, target: int, constraints: Constraints
 ) -> PruningPlan:
-    """`plan` with fewer hidden channels, the least important gone.
-
-    `alone`, as many stay as the target lets. Else other axes follow, and the stream loses the share
-    of its channels that they will lose of their groups.
+    """`plan` with as many hidden channels as the target lets, the least important gone.
 
     Raises:
         TargetUnreachable: no width that the constraints allow is narrow enough.
         InvalidPlan: hidden channels were not measured.
     """
-    width = geometry.hidden_size if plan.hidden is None else len(plan.hidden)
-    sizes = (width, *hidden_widths(width, geometry.hidden_divisor, constraints))
-    counts = {size: geometry.num_parameters(keep_hidden(scores, plan, size)) for size in sizes}
-    if not alone:
-        return keep_hidden(scores, plan, _balanced(counts, geometry, plan, target))
-    enough = [size for size in sizes if counts[size] <= target]
-    if not enough:
-        floor = counts[sizes[-1]]
-        raise TargetUnreachable(
-            f"the constraints leave at least {floor:,} parameters, the target is {target:,}",
-            param="target",
-            hint="raise the target, or lower min_hidden_size and hidden_multiple",
-            limit=floor,
-        )
-    return keep_hidden(scores, plan, enough[0])
+    sizes = _sizes(plan, geometry, constraints)
+    for size in sizes:
+        if _count(plan, geometry, size) <= target:
+            return keep_hidden(scores, plan, size)
+    floor = _count(plan, geometry, sizes[-1])
+    raise TargetUnreachable(
+        f"the constraints leave at least {floor:,} parameters, the target is {target:,}",
+        param="target",
+        hint="raise the target, or lower min_hidden_size and hidden_multiple",
+        limit=floor,
+    )
 
 
-def _balanced(counts: dict[int, int], geometry: Geometry, plan: PruningPlan, target: int) -> int:
-    """The width at which stream and layers lose the same share on the way to the target."""
-    width = max(counts)
+def balanced_widths(
+    plan: PruningPlan,
+    geometry: Geometry,
+    *,
+    target: int,
+    constraints: Constraints,
+    owed: float,
+) -> list[tuple[int, float]]:
+    """Hidden sizes to try, the best first, and the channels that are owed after each.
+
+    The best comes closest to what makes stream and layers lose the same share on the way to the
+    target, after `owed` channels from before, and leaves the layers something to lose unless a
+    whole step is owed. After it, narrower ones, for layers that cannot lose enough.
+    """
+    sizes = _sizes(plan, geometry, constraints)
+    width = sizes[0]
 
     def imbalance(size: int) -> float:
-        narrow = geometry.narrowed(plan.model_copy(update={"hidden": tuple(range(size))}))
-        in_layers = counts[size] - narrow.num_fixed_parameters
-        return abs((1 - size / width) - (counts[size] - target) / in_layers)
+        narrow = geometry.narrowed(_with_width(plan, size))
+        count = narrow.num_parameters(_with_width(plan, size))
+        in_layers = count - narrow.num_fixed_parameters
+        return abs((1 - size / width) - (count - target) / in_layers)
 
-    return min(counts, key=imbalance)
+    ideal = min(range(width, width // 4, -1), key=imbalance)
+    wanted = width - ideal + owed
+    able = [
+        size
+        for size in sizes
+        if _count(plan, geometry, size) >= target or width - size <= wanted or size == width
+    ]
+    best = min(able, key=lambda size: abs(width - size - wanted))
+    return [(size, wanted - (width - size)) for size in sizes if size <= best]
+
+
+def _sizes(plan: PruningPlan, geometry: Geometry, constraints: Constraints) -> tuple[int, ...]:
+    """Today's hidden size and those it may be cut to, descending."""
+    width = geometry.hidden_size if plan.hidden is None else len(plan.hidden)
+    return width, *hidden_widths(width, geometry.hidden_divisor, constraints)
+
+
+def _count(plan: PruningPlan, geometry: Geometry, size: int) -> int:
+    return geometry.num_parameters(_with_width(plan, size))
+
+
+def _with_width(plan: PruningPlan, size: int) -> PruningPlan:
+    return plan.model_copy(update={"hidden": tuple(range(size))})
 
 
 def keep_hidden(scores: Scores, plan: PruningPlan, size: int) -> PruningPlan:

@@ -200,6 +200,39 @@ def _measured() -> tuple[Geometry, PruningPlan, Scores]:
     return geometry_of(model), unpruned_plan(model), scores
 
 
+def test_channels_that_are_owed_go_when_they_make_a_step() -> None:
+    """A step of 12 channels is more than an increment's share: what is owed is carried on."""
+    geometry, plan, scores = _measured()
+    start, debt = geometry.num_parameters(plan), None
+    hidden: list[int] = []
+    for increment in range(1, 11):
+        kept = plan.hidden or tuple(range(48))
+        now = Scores(
+            tuple(
+                replace(
+                    layer,
+                    intermediate=layer.intermediate[list(of_plan.intermediate)],
+                    kv_groups=layer.kv_groups[list(of_plan.kv_groups)],
+                    query_heads=layer.query_heads[list(of_plan.kv_groups)],
+                )
+                for layer, of_plan in zip(scores.layers, plan.layers, strict=True)
+            ),
+            hidden=torch.ones(len(kept)),
+        )
+        plan, debt = allocate(
+            now,
+            plan,
+            geometry,
+            target_num_parameters=start - start * increment * 6 // 100,
+            allocation=Allocation(kind="uniform", constraints=FINE),
+            axes=("hidden", "intermediate", "kv_group"),
+            debt=debt,
+        )
+        hidden.append(len(plan.hidden or kept))
+    assert hidden[0] == 48
+    assert hidden[-1] == 36
+
+
 def test_the_most_important_channels_stay() -> None:
     geometry, base, scores = _measured()
     scores = replace(scores, hidden=torch.arange(48.0).flip(0))
