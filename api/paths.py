@@ -37,6 +37,9 @@ def refuse_forbidden(paths: Iterable[tuple[str, str]], settings: Settings) -> No
 def _paths(recipe: Recipe) -> Iterator[tuple[str, str]]:
     if isinstance(recipe.model, PathModel):
         yield "model.path", recipe.model.path
+    for index, model in enumerate(recipe.evaluation.compare_with):
+        if isinstance(model, PathModel):
+            yield f"evaluation.compare_with.{index}.path", model.path
     for param, source in recipe.sources():
         if isinstance(source, PathData):
             yield f"{param}.path", source.path

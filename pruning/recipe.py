@@ -740,6 +740,9 @@ class Evaluation(Part):
     precision: Literal["float32", "bfloat16"] = Field(
         "float32", description="Of the suites' products; bfloat16 flips some answers."
     )
+    compare_with: tuple[ModelSource, ...] = Field(
+        (), max_length=8, description="Models one might download instead: measured by the suites."
+    )
     first_rows: int = Field(
         100, ge=0, description="Tasks report on so many rows before they go through all."
     )
@@ -749,6 +752,13 @@ class Evaluation(Part):
     def _simple_suites(cls, value: object) -> object:
         if isinstance(value, list | tuple):
             return tuple(parse_suite(item) if isinstance(item, str) else item for item in value)
+        return value
+
+    @field_validator("compare_with", mode="before")
+    @classmethod
+    def _simple_models(cls, value: object) -> object:
+        if isinstance(value, list | tuple):
+            return tuple(parse_model(item) if isinstance(item, str) else item for item in value)
         return value
 
     @field_validator("suites")

@@ -13,6 +13,7 @@ from api.openapi import problems
 from api.schemas.comparisons import (
     CostRead,
     FigureRead,
+    OtherModelRead,
     PairedRead,
     PlacementRead,
     PublicModelRead,
@@ -110,6 +111,15 @@ def get_placement(
         result=_read_standing(placed.result) if placed.result else None,
         against_parent=_pairs(placed, placed.parent),
         against_cut=_pairs(placed, placed.cut),
+        others=[
+            OtherModelRead(
+                name=other.name or "",
+                params=other.num_parameters,
+                figures=[_read_figure(row) for row in other.evaluations],
+                against_result=_pairs(placed, other),
+            )
+            for other in placed.others
+        ],
         public_models=[
             PublicModelRead(
                 name=model.name,
@@ -162,7 +172,7 @@ def _read_standing(standing: Standing) -> StandingRead:
 def _read_figure(row: Evaluation) -> FigureRead:
     lower = row.suite == "domains" or _LOWER_IS_BETTER.search(row.metric) is not None
     return FigureRead(
-        suite=row.suite,
+        suite=placement.suite_of(row),
         metric=row.metric,
         better="lower" if lower else "higher",
         value=row.value,

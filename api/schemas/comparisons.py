@@ -47,6 +47,15 @@ class StandingRead(Read):
     figures: list[FigureRead] = Field(description="What was measured of it.")
 
 
+class OtherModelRead(Read):
+    """A model that the job's suites measured too."""
+
+    name: str = Field(description="As the job names it in `evaluation.compare_with`.")
+    params: int | None = Field(description="Its parameters.")
+    figures: list[FigureRead] = Field(description="What was measured of it.")
+    against_result: list[PairedRead] = Field(description="Result minus this model, row by row.")
+
+
 class PublicModelRead(Read):
     """A model to download instead."""
 
@@ -78,6 +87,9 @@ class PlacementRead(Read):
     result: StandingRead | None = Field(description="After the newest recovery.")
     against_parent: list[PairedRead] = Field(description="Result minus parent, row by row.")
     against_cut: list[PairedRead] = Field(description="Result minus cut, row by row.")
+    others: list[OtherModelRead] = Field(
+        description="Models named in `evaluation.compare_with`, measured on the same rows."
+    )
     public_models: list[PublicModelRead] = Field(
         description="Of half to twice the result's size, or the target's before there is one."
     )

@@ -137,7 +137,12 @@ def _perplexities(
             stderr=found.stderr,
             num_samples=found.num_windows,
             rows=found.window_losses,
-            protocol={**found.protocol, "join": suite.join, "special_tokens": False},
+            protocol={
+                **found.protocol,
+                "join": suite.join,
+                "special_tokens": False,
+                "tokenizer": tokenizer_fingerprint(tokenizer),
+            },
         )
 
 
@@ -165,6 +170,12 @@ def join_wikitext(text: str) -> str:
     """
     rows = ["" if not line.strip() else line for line in text.splitlines(keepends=True)]
     return "\n\n".join(rows)
+
+
+def tokenizer_fingerprint(tokenizer: PreTrainedTokenizerBase) -> str:
+    """A digest of the vocabulary: perplexities of different ones are of different tokens."""
+    vocabulary = sorted(tokenizer.get_vocab().items())
+    return hashlib.sha256(repr(vocabulary).encode()).hexdigest()[:16]
 
 
 def encode_text(tokenizer: PreTrainedTokenizerBase, text: str) -> Tokens:

@@ -173,7 +173,8 @@ def _against_base(manifest: Manifest, shown: Sequence[Measurement]) -> list[str]
 
 
 def _row(m: Measurement) -> str:
-    model = "base" if m.stage == "base" else f"increment {m.increment}, {m.stage}"
+    own = "base" if m.stage == "base" else f"increment {m.increment}, {m.stage}"
+    model = m.protocol.get("model", own)
     stderr = "" if m.stderr is None else f"{m.stderr:.3g}"
     samples = "" if m.num_samples is None else str(m.num_samples)
     return f"| {model} | {m.suite} | {m.metric} | {m.value:,.4g} | {stderr} | {samples} |"

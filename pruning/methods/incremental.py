@@ -28,7 +28,7 @@ from pruning.methods.exporting import derive
 from pruning.methods.increments import Increment
 from pruning.methods.mixing import measure_held_out, record_domain_losses, update_mixture
 from pruning.methods.run import Run
-from pruning.methods.suites import measure_suites
+from pruning.methods.suites import measure_others, measure_suites
 from pruning.models.geometry import count_parameters, layer_widths
 from pruning.paired import encode_rows
 from pruning.training.averaging import averaged, averages
@@ -61,6 +61,7 @@ def prune_incrementally(run: Run) -> Outcome | None:
 def evaluate_base(run: Run) -> None:
     """What the pruned models will be compared with."""
     evaluate(run, "base", 0)
+    measure_others(run)
     if run.recipe.evaluation.speed:
         _measure_speed(run, "base", 0)
 

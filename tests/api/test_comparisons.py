@@ -89,6 +89,36 @@ def test_a_public_model_that_is_named_is_shown_whatever_its_size(
     assert "Qwen/Qwen2.5-0.5B" in {model["name"] for model in found["public_models"]}
 
 
+def test_a_model_measured_beside_it_is_compared_row_by_row(
+    client: TestClient, job_id: str, factory: SessionFactory
+) -> None:
+    with transaction(factory) as session:
+        job = session.get_one(Job, job_id)
+        row = make_evaluation(
+            *(session, job),
+            increment=0,
+            stage="base",
+            value=0.5,
+            tokens=0,
+            suite="arc_easy@SmolLM2-360M",
+            metric="acc",
+        )
+        row.rows = encode_rows([0.0] * 25 + [1.0] * 25)
+        row.protocol = {
+            "data": "d",
+            "num_fewshot": 0,
+            "model": "HuggingFaceTB/SmolLM2-360M",
+            "num_parameters": 361_821_120,
+        }
+    found = client.get(f"/v1/jobs/{job_id}/comparison").json()
+    (other,) = found["others"]
+    assert (other["name"], other["params"]) == ("HuggingFaceTB/SmolLM2-360M", 361_821_120)
+    assert other["figures"][0]["suite"] == "arc_easy"
+    assert other["against_result"][0]["difference"] == pytest.approx(0.1)
+    suites = {figure["suite"] for figure in found["parent"]["figures"]}
+    assert suites == {"perplexity", "arc_easy"}
+
+
 def test_other_rows_are_not_compared(
     client: TestClient, job_id: str, factory: SessionFactory
 ) -> None:
