@@ -198,7 +198,7 @@ def _targets(recipe: Recipe, start: Start) -> tuple[int, ...]:
         width = round(geometry.hidden_size * stream_share(recipe.axes, sparsity, share))
         narrow = geometry.narrowed(start.plan.model_copy(update={"hidden": tuple(range(width))}))
         unties = recipe.importance.kind == "pca_energy" and sparsity > 0 and is_tied(model)
-        head = model.get_input_embeddings().get_parameter("weight").shape[0] * width
+        head: int = model.get_input_embeddings().get_parameter("weight").shape[0] * width
         return narrow.num_fixed_parameters + unties * head
 
     return tuple(

@@ -71,7 +71,7 @@ def slice_blocks(model: PreTrainedModel, batches: Sequence[Tensor], size: int) -
 @dataclass(frozen=True)
 class _Block:
     norm: nn.Module
-    readers: list[nn.Module]
+    readers: Sequence[nn.Module]
     output: nn.Linear
     run: Callable[[Tensor, int], Tensor]
     """From the stream [B, T, d] and the number of its batch to what the block writes [B, T, D]."""
@@ -156,7 +156,7 @@ def _turn(module: nn.Module, basis_Dd: Tensor, *, dim: int) -> None:
     turned = weight.double() @ basis_Dd if dim == 1 else basis_Dd.T @ weight.double()
     module.weight = _like(weight, turned)
     bias = getattr(module, "bias", None)
-    if dim == 0 and bias is not None:
+    if dim == 0 and isinstance(bias, nn.Parameter):
         module.bias = _like(bias, bias.double() @ basis_Dd)
     _say_shape(module)
 
@@ -184,10 +184,11 @@ def _narrow_norm(norm: nn.Module, basis_Dd: Tensor) -> None:
     ratio = basis_Dd.shape[0] / basis_Dd.shape[1]
     weight = norm.get_parameter("weight")
     norm.weight = _like(weight, torch.full((basis_Dd.shape[1],), math.sqrt(ratio)))
-    if hasattr(norm, "variance_epsilon"):
-        norm.variance_epsilon = norm.variance_epsilon * ratio
-    else:
-        norm.eps = norm.eps * ratio  # type: ignore[operator]
+    _scale_epsilon(norm, ratio)
+
+
+def _scale_epsilon(norm: Any, ratio: float) -> None:
+    norm.variance_epsilon *= ratio
 
 
 def _describe(model: PreTrainedModel, size: int, head_dim: int) -> None:
@@ -201,7 +202,7 @@ def _describe(model: PreTrainedModel, size: int, head_dim: int) -> None:
     for module in model.modules():
         # Norms over heads share the configuration's epsilon, and get the same when opened again.
         if module not in norms and hasattr(module, "variance_epsilon"):
-            module.variance_epsilon = module.variance_epsilon * ratio
+            _scale_epsilon(module, ratio)
     config.head_dim = head_dim
     config.rms_norm_eps = config.rms_norm_eps * ratio
     config.hidden_size = size
