@@ -168,7 +168,7 @@ def _append(output: nn.Linear, columns_dd: Tensor) -> None:
     _say_shape(output)
 
 
-def _like(old: nn.Parameter, values: Tensor) -> nn.Parameter:
+def _like(old: Tensor, values: Tensor) -> nn.Parameter:
     return nn.Parameter(values.to(old.dtype).contiguous(), requires_grad=old.requires_grad)
 
 
