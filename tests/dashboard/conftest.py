@@ -1,5 +1,6 @@
 """The pages on the real application; most of them have nothing to do with which database it is."""
 
+import json
 import os
 import re
 import shutil
@@ -48,6 +49,7 @@ def database_url(sqlite_template: Path, tmp_path: Path) -> str:
     return f"sqlite:///{path}"
 
 
+PICTURE_HEIGHT = 1500
 FORM_TOKEN = re.compile(r'name="form_token" value="([0-9a-f]+)"')
 
 
@@ -141,7 +143,32 @@ def listen_for_complaints(page: Page) -> list[str]:
 
 
 def keep_picture(page: Page, name: str) -> None:
-    """Write a picture of the whole page, if pictures are asked for."""
+    """Write a picture of the upper part of the page, if pictures are asked for."""
     folder = os.environ.get("ESPALIER_TEST_SCREENSHOTS")
     if folder:
-        page.screenshot(path=Path(folder) / f"{name}.png", full_page=True)
+        width, height = page.evaluate("[innerWidth, document.documentElement.scrollHeight]")
+        area = {"x": 0, "y": 0, "width": width, "height": min(height, PICTURE_HEIGHT)}
+        path = Path(folder) / f"{name}.png"
+        page.screenshot(path=path, full_page=True, clip=area)  # type: ignore[arg-type]
+
+
+SIZES = {
+    "model_type": "llama",
+    "hidden_size": 256,
+    "intermediate_size": 1024,
+    "num_hidden_layers": 4,
+    "num_attention_heads": 8,
+    "num_key_value_heads": 4,
+    "head_dim": 32,
+    "vocab_size": 1000,
+    "tie_word_embeddings": True,
+}
+
+
+@pytest.fixture
+def models(tmp_path: Path) -> Path:
+    """A directory with one model, of which only its configuration is looked at."""
+    model = tmp_path / "models" / "small"
+    model.mkdir(parents=True)
+    (model / "config.json").write_text(json.dumps(SIZES))
+    return tmp_path / "models"

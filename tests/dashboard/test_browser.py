@@ -1,7 +1,4 @@
-"""A real browser: sign in, watch a job change without a reload, nothing refused by the policy.
-
-Set `ESPALIER_TEST_SCREENSHOTS` to a directory to keep pictures of the pages in both themes.
-"""
+"""A real browser: sign in, watch a job change without a reload, nothing refused by the policy."""
 
 from pathlib import Path
 
@@ -13,7 +10,6 @@ from registry.db import SessionFactory, transaction
 from registry.status import JobStatus
 from registry.storage import LocalStore
 from registry.tables import Job
-from tests.dashboard.conftest import keep_picture
 from tests.factories import (
     Holder,
     cut,
@@ -71,18 +67,15 @@ def test_a_job_is_watched_without_a_reload(
     with transaction(factory) as session:
         job = session.get_one(Job, job_id)
         finish_increment(session, store, job, tmp_path, 3)
-        keep_picture(page, f"job-running-{scheme}")
         events.append(session, job, "warning", {"message": "<img src=x onerror=alert(1)>"})
         succeed(session, job)
     expect(page.get_by_test_id("status")).to_have_text("succeeded", timeout=PAUSE_MS)
     expect(page.get_by_test_id("events")).to_contain_text("<img src=x onerror=alert(1)>")
     expect(page.locator("a:visible", has_text="config.json")).to_have_count(1)
     assert page.evaluate("window.sameDocument"), "the page was loaded again"
-    keep_picture(page, f"job-{scheme}")
 
     page.goto(f"{url}/jobs")
     expect(page.get_by_test_id("jobs")).to_contain_text("succeeded")
-    keep_picture(page, f"jobs-{scheme}")
 
 
 @pytest.mark.parametrize("scheme", ["light"], indirect=True)

@@ -1,6 +1,5 @@
 """The form that makes a job, as a browser without JavaScript sends it."""
 
-import json
 import re
 from pathlib import Path
 from typing import Any
@@ -14,27 +13,6 @@ from api.main import create_app
 from api.settings import ApiSettings
 from registry.settings import Settings
 from tests.dashboard.conftest import form_token
-
-SIZES = {
-    "model_type": "llama",
-    "hidden_size": 256,
-    "intermediate_size": 1024,
-    "num_hidden_layers": 4,
-    "num_attention_heads": 8,
-    "num_key_value_heads": 4,
-    "head_dim": 32,
-    "vocab_size": 1000,
-    "tie_word_embeddings": True,
-}
-
-
-@pytest.fixture
-def models(tmp_path: Path) -> Path:
-    """A directory with one model, of which only its configuration is looked at."""
-    model = tmp_path / "models" / "small"
-    model.mkdir(parents=True)
-    (model / "config.json").write_text(json.dumps(SIZES))
-    return tmp_path / "models"
 
 
 @pytest.fixture

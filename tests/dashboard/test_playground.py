@@ -1,4 +1,7 @@
-"""The playground: asked in a page, answered by a worker, over when nobody answers."""
+"""The playground: asked in a page, answered by a worker, over when nobody answers.
+
+That both models answer is shown by `test_end_to_end.py`, on real processes.
+"""
 
 import threading
 from collections.abc import Iterator
@@ -65,25 +68,6 @@ def ask(browser: TestClient, job_id: str, checkpoint_id: str, **fields: Any) -> 
     )
 
 
-def test_a_worker_answers_for_both_models(
-    browser: TestClient, factory: SessionFactory, workplace: Workplace, checkpoint_id: str
-) -> None:
-    job_id = job_of(factory, checkpoint_id)
-    assert ask(browser, job_id, checkpoint_id).status_code == 303
-    waiting = browser.get(f"/jobs/{job_id}/playground/answers").text
-    assert "waits for a worker" in waiting
-    assert "hx-trigger" in waiting
-    assert answer_next(workplace, threading.Event())
-    assert not answer_next(workplace, threading.Event())
-    page = browser.get(f"/jobs/{job_id}/playground").text
-    with factory() as session:
-        row = session.query(PlaygroundRun).one()
-    assert (row.status, row.error) == ("answered", None)
-    assert row.base_text == row.pruned_text != ""
-    assert page.count('data-testid="base-said"') == page.count('data-testid="pruned-said"') == 1
-    assert "hx-trigger" not in browser.get(f"/jobs/{job_id}/playground/answers").text
-
-
 def test_a_model_that_is_gone_is_an_answer_in_words(
     browser: TestClient,
     factory: SessionFactory,
@@ -93,9 +77,15 @@ def test_a_model_that_is_gone_is_an_answer_in_words(
 ) -> None:
     job_id = job_of(factory, checkpoint_id)
     ask(browser, job_id, checkpoint_id)
+    waiting = browser.get(f"/jobs/{job_id}/playground/answers").text
+    assert "waits for a worker" in waiting
+    assert "hx-trigger" in waiting
     (model / "config.json").unlink()
     assert answer_next(workplace, threading.Event())
-    assert "has no config.json" in browser.get(f"/jobs/{job_id}/playground").text
+    assert not answer_next(workplace, threading.Event())
+    page = browser.get(f"/jobs/{job_id}/playground/answers").text
+    assert "has no config.json" in page
+    assert "hx-trigger" not in page
 
 
 def test_what_nobody_answers_is_over(

@@ -1,7 +1,8 @@
 """Every page in a real browser, in both themes: accessible, within its width, and deaf to what
 users write.
 
-Set `ESPALIER_TEST_SCREENSHOTS` to a directory to keep pictures of the pages.
+Set `ESPALIER_TEST_SCREENSHOTS` to a directory to keep pictures of the pages; those of `docs/` are
+made by `ESPALIER_TEST_SCREENSHOTS=docs/dashboard pytest tests/dashboard/test_rendered.py`.
 """
 
 import itertools
@@ -9,9 +10,12 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from fastapi import FastAPI
 from playwright.sync_api import Browser, Page
 
 from api.dashboard.build import build
+from api.main import create_app
+from api.settings import ApiSettings
 from registry import events
 from registry.attempts import log_name
 from registry.db import SessionFactory, transaction
@@ -22,6 +26,17 @@ from tests.dashboard.conftest import keep_picture
 from tests.dashboard.world import furnish
 from tests.factories import Holder
 
+PICTURES = {
+    "light": (
+        *("overview", "jobs", "job", "job-timeline", "job-logs", "job-playground", "job-recipe"),
+        *("new-job", "compare", "frontier", "model", "admin-keys", "admin-webhooks"),
+        *("admin-workers", "admin-usage", "admin-audit"),
+    ),
+    "dark": ("overview", "job-running", "new-job", "frontier"),
+    "light-phone": ("overview", "job-running", "new-job"),
+    "dark-phone": (),
+}
+"""What `docs/dashboard.md` shows."""
 SERIOUS = ("serious", "critical")
 PHONE = {"width": 390, "height": 844}
 DESK = {"width": 1280, "height": 900}
@@ -48,6 +63,30 @@ def axe(vendored: None, tmp_path_factory: pytest.TempPathFactory) -> str:
     return path.read_text()
 
 
+@pytest.fixture
+def app(settings: Settings, models: Path) -> FastAPI:
+    """The application, allowed to look at one directory of models."""
+    allowing = settings.model_copy(update={"allowed_paths": (models,)})
+    return create_app(allowing, ApiSettings(poll_seconds=0.02, hub_seconds=0))
+
+
+def fill_in(page: Page, models: Path) -> None:
+    """Name a model, a size and a text, and wait for what that would lead to."""
+    lines = (f'{{"text": "Chapter {n}. It was a dark and stormy night."}}' for n in range(400))
+    (models / "novels.jsonl").write_text("\n".join(lines))
+    page.get_by_label("Model", exact=True).fill(f"{models}/small")
+    page.get_by_label("Target", exact=True).fill("2.5M")
+    page.get_by_label("Text to train on").fill(f"{models}/novels.jsonl")
+    page.get_by_test_id("look").click()
+    page.get_by_text("stormy night").first.wait_for()
+    page.get_by_test_id("target-slider").wait_for()
+
+
+def picture(page: Page, name: str, look: str) -> None:
+    if name in PICTURES[look]:
+        keep_picture(page, f"{name}-{look}")
+
+
 def findings(page: Page, axe: str) -> list[str]:
     """What is seriously wrong with the page as it stands."""
     page.evaluate(axe)
@@ -68,6 +107,7 @@ def test_every_page_is_accessible_and_fits_a_phone(
     settings: Settings,
     store: LocalStore,
     holder: Holder,
+    models: Path,
     tmp_path: Path,
 ) -> None:
     world = furnish(factory, settings, store, holder, tmp_path)
@@ -76,15 +116,17 @@ def test_every_page_is_accessible_and_fits_a_phone(
         page.goto(url + path, wait_until="load")
         if name == "new-job-again":
             page.locator("#advanced").evaluate("element => element.open = true")
-        page.wait_for_timeout(250)
+        if name == "new-job":
+            fill_in(page, models)
+        page.wait_for_timeout(120)
         found = findings(page, axe)
-        keep_picture(page, f"{name}-{scheme}")
+        picture(page, name, scheme)
         page.set_viewport_size(PHONE)  # type: ignore[arg-type]
         page.wait_for_timeout(50)
         across = page.evaluate("document.documentElement.scrollWidth")
         if across > PHONE["width"]:
             found.append(f"{across} pixels wide on a phone")
-        keep_picture(page, f"{name}-{scheme}-phone")
+        picture(page, name, f"{scheme}-phone")
         page.set_viewport_size(DESK)  # type: ignore[arg-type]
         if found:
             wrong[name] = found
@@ -107,7 +149,7 @@ def test_nothing_that_users_workers_or_logs_write_is_executed(
     )
     for path in world.paths.values():
         page.goto(url + path, wait_until="load")
-        page.wait_for_timeout(250)
+        page.wait_for_timeout(120)
         assert page.evaluate("window.pwned") is None, path
     page.goto(f"{url}/jobs/{world.running}/logs")
     (log,) = settings.data_dir.glob(log_name(world.running, 0).rpartition("/")[0] + "/*")

@@ -14,7 +14,7 @@ from typing import Any
 from sqlalchemy.orm import Session
 
 from pruning.paired import encode_rows
-from registry import api_keys, events, files, jobs, models, webhooks
+from registry import api_keys, events, files, jobs, models, playground, webhooks
 from registry.attempts import log_name
 from registry.db import SessionFactory, database_now, transaction
 from registry.settings import Settings
@@ -99,6 +99,7 @@ def furnish(
         running = _running(session, store, holder, directory, settings, say)
         failed = _failed(session, holder, say)
         _job(session, holder, "smollm2-100m, next", say)
+        _play(session, holder, finished, say)
         model = _register(session, holder, finished, say)
         webhook = _administer(session, holder, running, say)
         checkpoint = finished.head_checkpoint_id
@@ -312,6 +313,21 @@ def _register(session: Session, holder: Holder, job: Job, say: Say) -> str:
         models.add_version(session, model, row.id, description=say(f"cut {row.increment}"))
     models.move_alias(session, model, "production", 1, revision=None)
     return model.name
+
+
+def _play(session: Session, holder: Holder, job: Job, say: Say) -> None:
+    assert job.head_checkpoint_id is not None
+    row = playground.ask(
+        session,
+        holder.tenant_id,
+        job.head_checkpoint_id,
+        prompt=say("Why do gardeners prune their trees in winter?"),
+        max_tokens=64,
+    )
+    row.status, row.worker_id = "answered", say("gpu0@rack-3")
+    row.base_seconds, row.pruned_seconds = 2.31, 1.62
+    row.base_text = say("In winter the tree rests, and a clean cut heals before the sap rises.")
+    row.pruned_text = say("In winter the tree rests, and the cuts heal before spring.")
 
 
 def _administer(session: Session, holder: Holder, job: Job, say: Say) -> str:
