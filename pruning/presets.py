@@ -66,8 +66,8 @@ PRESETS: Mapping[str, Mapping[str, Any]] = {
         "schedule": {"num_increments": 1},
         "recovery": {"kind": "none"},
     },
-    # Sheared-LLaMA (arXiv 2310.06694): masks learned with the weights, held to a uniform shape, then
-    # one cut, and training on a mixture that follows the domains' losses.
+    # Sheared-LLaMA (arXiv 2310.06694): masks learned with the weights, held to a uniform shape,
+    # then one cut, and training on a mixture that follows the domains' losses.
     "sheared_llama": {
         "axes": ("intermediate", "kv_group"),
         "importance": {
