@@ -48,8 +48,9 @@ from api.schemas.models import AliasPut, ModelCreate, VersionCreate
 from api.schemas.webhooks import SecretRotate, WebhookCreate, WebhookUpdate
 from api.sessions import load_signer
 from api.settings import ApiSettings
+from api.tracing import Traced
 from api.watching import JobWatcher
-from registry import logs
+from registry import logs, tracing
 from registry.db import create_engine, session_factory
 from registry.settings import Settings
 from registry.storage import store_for
@@ -97,6 +98,7 @@ def create_app(
     app.add_middleware(Measured, metrics=app.state.metrics)
     app.add_middleware(Auditing)
     app.add_middleware(ResponseHeaders)
+    app.add_middleware(Traced)
     install_error_handlers(app)
     install_openapi(app, models=BODIES)
     return app
@@ -130,6 +132,7 @@ def _open(app: FastAPI, settings: Settings, api_settings: ApiSettings) -> None:
 async def _lifespan(app: FastAPI) -> AsyncIterator[None]:
     if not logging.getLogger().handlers:
         logs.configure(app.state.settings.log_format)
+    tracing.configure("espalier-api")
     with _noticing_signals(app.state.stopping):
         yield
     app.state.stopping.set()

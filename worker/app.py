@@ -11,7 +11,7 @@ from typing import Any
 
 from celery import Celery, signals
 
-from registry import logs
+from registry import logs, tracing
 from registry.queue import celery_app
 from registry.settings import Settings
 from worker.heartbeat import Presence
@@ -38,6 +38,7 @@ def _connect(settings: Settings, workplace: Any, presence: Any, answering: Any) 
         logs.configure(settings.log_format, loglevel)
 
     def ready(**_: object) -> None:
+        tracing.configure("espalier-worker")
         presence().start()
         answering().start()
         place: Workplace = workplace()

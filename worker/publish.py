@@ -11,7 +11,7 @@ from sqlalchemy.orm import Session
 from pruning.errors import CheckpointCorrupt
 from pruning.events import IncrementFinished
 from pruning.manifest import MANIFEST_NAME, FileDigest, Manifest, digest_file, read_manifest
-from registry import checkpoints, commits, garbage
+from registry import checkpoints, commits, garbage, tracing
 from registry.commits import PublishedFile
 from registry.db import reading
 from registry.errors import BlobNotFound
@@ -73,7 +73,10 @@ def _store_and_commit(
                 raise BlobNotFound(f"blob {file.sha256} was collected before it was committed")
         return checkpoint
 
-    return workplace.apply(commit)
+    with tracing.span(
+        "commit", job_id=lease.job_id, increment=manifest.increment, fence=lease.fence
+    ):
+        return workplace.apply(commit)
 
 
 def _store_file(

@@ -13,6 +13,7 @@ from sqlalchemy.orm import Session
 from pruning.events import (
     EvaluationFinished,
     Event,
+    IncrementFinished,
     MixtureChanged,
     PhaseChanged,
     PruneFinished,
@@ -23,7 +24,7 @@ from pruning.events import (
     RunWarning,
     StepFinished,
 )
-from registry import commits
+from registry import commits, tracing
 from registry.leases import Lease
 from worker.estimate import TimeLeft
 from worker.workplace import Workplace
@@ -49,6 +50,7 @@ class Recorder:
         self._steps: list[StepFinished] = []
         self._flushed_at = time.monotonic()
         self._increment = lease.increments_done
+        self._phase: PhaseChanged | None = None
 
     def record(self, event: Event) -> None:
         """Take one event; `IncrementFinished` is for `worker.publish`, here it only counts.
@@ -57,6 +59,8 @@ class Recorder:
             LeaseLost: it is not this lease's job any more.
         """
         self._time_left.observe(event)
+        if isinstance(event, PhaseChanged | IncrementFinished | RunStopped | RunFailed):
+            self._trace_phase(event)
         if isinstance(event, StepFinished):
             self._steps.append(event)
             if len(self._steps) >= _MAX_BATCH:
@@ -113,6 +117,21 @@ class Recorder:
             self._increment = event.increment
             self._append("increment.started", {"increment": event.increment})
         self._apply(lambda s: commits.record_phase(s, self._lease, event.phase, event.increment))
+
+    def _trace_phase(
+        self, event: PhaseChanged | IncrementFinished | RunStopped | RunFailed
+    ) -> None:
+        """One phase is over where the next begins, or the increment or the run ends."""
+        if self._phase is not None:
+            tracing.record(
+                f"phase {self._phase.phase}",
+                self._phase.at,
+                event.at,
+                job_id=self._lease.job_id,
+                increment=self._phase.increment,
+                fence=self._lease.fence,
+            )
+        self._phase = event if isinstance(event, PhaseChanged) else None
 
     def publishing(self, increment: int) -> None:
         """Say that what the increment left is being stored."""

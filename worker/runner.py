@@ -13,7 +13,7 @@ from sqlalchemy.exc import SQLAlchemyError
 
 from pruning.errors import PruningError
 from pruning.recipe import Recipe
-from registry import commits, credentials, leases, logs, rollback
+from registry import commits, credentials, leases, logs, rollback, tracing
 from registry.db import reading, transaction
 from registry.errors import (
     BlobCorrupt,
@@ -27,6 +27,7 @@ from registry.leases import Lease
 from registry.status import JobStatus
 from registry.sweep import backoff
 from registry.tables import Job
+from registry.tracing import Attribute
 from worker import kept
 from worker.child import Invocation, child_environment
 from worker.heartbeat import Heartbeat
@@ -47,17 +48,25 @@ def claim(workplace: Workplace) -> Lease | None:
     if workplace.stopping.is_set():
         return None
     settings = workplace.settings
-    with transaction(workplace.factory) as session:
-        return leases.acquire_next(
+    with tracing.span("claim") as found, transaction(workplace.factory) as session:
+        lease = leases.acquire_next(
             session, settings.queues, workplace.identity.id, settings.lease_seconds
         )
+        if lease is not None:
+            found |= {"job_id": lease.job_id, "attempt": lease.attempt, "fence": lease.fence}
+    return lease
 
 
 def work(workplace: Workplace, lease: Lease) -> None:
     """Run a slice of a leased job and write down how it ended."""
-    ids = {"job_id": lease.job_id, "attempt": lease.attempt, "fence": lease.fence}
+    ids: dict[str, Attribute] = {
+        "job_id": lease.job_id,
+        "attempt": lease.attempt,
+        "fence": lease.fence,
+    }
     with (
         logs.bound(**ids, worker=lease.owner),
+        tracing.span("slice", **ids),
         Heartbeat(workplace, lease) as heartbeat,
         _attempt_directory(workplace, lease) as directory,
     ):
