@@ -97,7 +97,7 @@ def job_links(job_id: str) -> JobLinks:
     root = f"/v1/jobs/{job_id}"
     parts = (
         *("events", "stream", "metrics", "widths", "logs", "attempts"),
-        *("checkpoints", "evaluations"),
+        *("checkpoints", "evaluations", "comparison"),
     )
     links = {part: f"{root}/{part}" for part in parts}
     return JobLinks.model_validate({"self": root, **links, "ui": f"/jobs/{job_id}"})

@@ -205,6 +205,7 @@ class JobLinks(Read):
     attempts: str = Field(description="Its attempts, with the log of each.")
     checkpoints: str = Field(description="Its checkpoints.")
     evaluations: str = Field(description="Its evaluations.")
+    comparison: str = Field(description="Its model beside its parent and models of its size.")
     ui: str = Field(description="Its page in the dashboard.")
 
 
