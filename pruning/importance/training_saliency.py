@@ -11,17 +11,23 @@ from torch import Tensor, nn
 from transformers import PreTrainedModel
 
 from pruning.importance.taylor import taylor_importance
-from pruning.models.adapter import adapter_for
+from pruning.models.adapter import Adapter, GroupedTensor, adapter_for
 from pruning.models.families import Span
+from pruning.models.hidden import outer_stream_tensors, stream_tensors
 from pruning.recipe import TaylorOrder
 from pruning.scores import LayerScores, Scores
 
 
 class TrainingSaliency:
-    """Running sums over the optimizer steps that are watched; good until the model is cut."""
+    """Running sums over the optimizer steps that are watched; good until the model is cut.
 
-    def __init__(self, model: PreTrainedModel, order: TaylorOrder) -> None:
+    Those of `hidden` channels too, where asked for.
+    """
+
+    def __init__(self, model: PreTrainedModel, order: TaylorOrder, *, hidden: bool = False) -> None:
         adapter = adapter_for(model.config)
+        self._stream = _stream_tensors(adapter, model) if hidden else {}
+        self._hidden_D: Tensor | None = None
         self._order = order
         self._tensors = [adapter.by_span(layer) for layer in adapter.layers(model)]
         self._sums: list[dict[Span, Tensor]] = [
@@ -44,7 +50,8 @@ class TrainingSaliency:
 
     def scores(self) -> Scores:
         """Of all steps so far."""
-        return Scores(tuple(_layer_scores(sums) for sums in self._sums))
+        hidden_D = None if self._hidden_D is None else self._hidden_D.cpu()
+        return Scores(tuple(_layer_scores(sums) for sums in self._sums), hidden=hidden_D)
 
     @torch.no_grad()
     def _add(self) -> None:
@@ -61,6 +68,19 @@ class TrainingSaliency:
                         )
                     total += tensor.sum_by_group(entries[parameter])
             entries.clear()
+        for parameter, tensor in self._stream.items():
+            if parameter.grad is not None:
+                change = taylor_importance(parameter, parameter.grad, self._order)
+                sums_D = tensor.sum_by_group(change)
+                self._hidden_D = sums_D if self._hidden_D is None else self._hidden_D + sums_D
+
+
+def _stream_tensors(adapter: Adapter, model: PreTrainedModel) -> dict[nn.Parameter, GroupedTensor]:
+    """Every parameter with a dimension of hidden channels, once; tied ones have one gradient."""
+    tensors = outer_stream_tensors(adapter, model)
+    for layer in adapter.layers(model):
+        tensors += stream_tensors(adapter, layer)
+    return {tensor.parameter: tensor for tensor in tensors}
 
 
 def _layer_scores(sums: dict[Span, Tensor]) -> LayerScores:

@@ -107,7 +107,7 @@ def _fresh_saliency(run: Run) -> TrainingSaliency | None:
     importance = run.recipe.importance
     if importance.kind != "taylor":
         return None
-    return TrainingSaliency(run.model, importance.taylor_order)
+    return TrainingSaliency(run.model, importance.taylor_order, hidden=run.recipe.narrows_stream)
 
 
 def _findings(run: Run, saliency: TrainingSaliency | None) -> Findings:

@@ -1,17 +1,24 @@
 """Merging: a channel that goes hands its part to the one most like it."""
 
+from pathlib import Path
+
 import pytest
 import torch
 from transformers import PreTrainedModel
 
 from pruning.compensation import merge_similar
+from pruning.events import PruneFinished
 from pruning.importance.moments import measure_moments
 from pruning.models.geometry import unpruned_plan
 from pruning.models.projections import BlockKey, output_projections
+from pruning.pipeline import run
 from pruning.plan import LayerPlan, PruningPlan
 from pruning.surgery import apply_plan
+from tests.pruning.recipes import make_recipe, write_corpus
 from tests.pruning.test_surgery import logits, random_plan
 from tests.pruning.tiny import make_tiny_model, random_ids
+
+CALIBRATION = {"num_samples": 8, "sequence_length": 32, "batch_size": 4}
 
 
 def input_moments(model: PreTrainedModel) -> dict[BlockKey, torch.Tensor]:
@@ -62,6 +69,31 @@ def test_merging_one_channel_leaves_no_larger_error_than_dropping_it(family: str
             for w in (tensor.parameter, dropped_OI)
         )
         assert missed <= missed_by_dropping * (1 + 1e-5)
+
+
+@pytest.mark.parametrize("compensation", ["merge", "affine"])
+def test_a_run_repairs_its_cuts_as_asked(
+    compensation: str, tiny_model_dir: Path, tmp_path: Path
+) -> None:
+    recipe = make_recipe(
+        tiny_model_dir,
+        write_corpus(tmp_path / "text.jsonl"),
+        importance={"kind": "taylor", "calibration": CALIBRATION},
+        compensation=compensation,
+        recovery={"kind": "none"},
+        schedule={"num_increments": 2},
+    )
+    sizes: list[int] = []
+    run(
+        recipe,
+        tmp_path / "out",
+        lambda event: (
+            sizes.append(event.num_parameters) if isinstance(event, PruneFinished) else None
+        ),
+        device="cpu",
+    )
+    assert len(sizes) == 2
+    assert sizes[1] < sizes[0]
 
 
 def test_merging_then_cutting_equals_merging_alone(tiny_llama: PreTrainedModel) -> None:

@@ -124,6 +124,40 @@ def test_a_run_stopped_while_it_prunes_ends_with_the_same_model(
     assert all(torch.equal(expected[name], found[name]) for name in expected)
 
 
+def test_the_residual_stream_narrows_while_it_trains(tmp_path: Path, tiny_model_dir: Path) -> None:
+    recipe = recipe_of(
+        "efficientllm",
+        tiny_model_dir,
+        write_corpus(tmp_path / "text.jsonl"),
+        axes=["intermediate", "kv_group", "hidden"],
+        allocation={
+            "layout": "per_layer",
+            "constraints": {"width_multiple": 1, "hidden_multiple": 2, "min_hidden_size": 8},
+        },
+    )
+    out = tmp_path / "out"
+    manifest = read_manifest(last_checkpoint(events_of(recipe, out), out))
+    assert manifest.plan.hidden is not None
+    assert manifest.num_parameters <= manifest.target_num_parameters
+
+
+def test_saliency_of_the_stream_sums_every_weight_of_a_channel() -> None:
+    model = make_tiny_model("llama", attention_bias=False, mlp_bias=False)
+    optimizer = torch.optim.SGD(model.parameters(), lr=1e-3)
+    saliency = TrainingSaliency(model, "first", hidden=True)
+    ids = random_ids()
+    model(input_ids=ids, labels=ids).loss.backward()
+    expected_D = torch.zeros(model.config.hidden_size)
+    for name, parameter in model.named_parameters():
+        change = (parameter * parameter.grad).detach().abs()
+        writes = name.endswith(("o_proj.weight", "down_proj.weight"))
+        by_channel = change.T if writes else change
+        expected_D += by_channel.reshape(-1, len(expected_D)).sum(0)
+    with saliency.watching(optimizer):
+        optimizer.step()
+    torch.testing.assert_close(saliency.scores().hidden, expected_D)
+
+
 def test_saliency_sums_what_each_step_would_change() -> None:
     model = make_tiny_model("llama", attention_bias=False, mlp_bias=False)
     optimizer = torch.optim.SGD(model.parameters(), lr=1e-3)
