@@ -55,7 +55,7 @@ class BodyLimit:
     """ASGI middleware: a body over the limit is refused as soon as it is known to be.
 
     FastAPI's own limit answers in plain text, outside of every error handler. Paths under
-    `/v1/files` may be as long as an upload.
+    `/v1/files`, and the dashboard's `/files`, may be as long as an upload.
     """
 
     def __init__(self, app: ASGIApp, max_bytes: int, max_upload_bytes: int) -> None:
@@ -69,7 +69,7 @@ class BodyLimit:
             return
         announced = Headers(scope=scope).get("content-length", "")
         received = 0
-        is_upload = scope["path"].startswith("/v1/files")
+        is_upload = scope["path"].startswith(("/v1/files", "/files"))
         limit = self.max_upload_bytes if is_upload else self.max_bytes
 
         async def limited() -> Message:

@@ -15,12 +15,13 @@ from api.dashboard.pages import (
     new_job,
     overview,
     playground,
+    uploads,
 )
 from api.dashboard.rendering import STATIC, build_templates
 
 ROUTERS = (
     *(sign_in.router, overview.router, new_job.router, new_job.create_router),
-    playground.router,
+    *(playground.router, uploads.router),
     *(jobs.router, job.router, compare.router, frontier.router, models.router, admin.router),
 )
 """In the order in which their paths are tried: `/jobs/new` before `/jobs/{job_id}`."""

@@ -96,6 +96,21 @@ def test_the_text_is_looked_at_before_there_is_a_job(browser: TestClient, models
     assert "not under an allowed root" in forbidden.replace("&#39;", "'")
 
 
+def test_a_file_is_sent_and_named_in_the_form(browser: TestClient, client: TestClient) -> None:
+    token = {"form_token": form_token(browser.get("/jobs/new").text)}
+    text = {"file": ("a.txt", b"One gardener.\n" * 100_000)}
+    response = browser.post("/files", data=token, files=text)
+    place = response.headers["location"]
+    assert re.fullmatch(r"/jobs/new\?data=file_[0-9a-f]{32}", place)
+    assert place.partition("=")[2] in browser.get(place).text
+    (file,) = client.get("/v1/files").json()["data"]
+    assert (file["name"], file["status"], file["size"]) == ("a.txt", "ready", 1_400_000)
+    for wrong in ("a.exe", "../../a"):
+        assert browser.post("/files", data=token, files={"file": (wrong, b"")}).status_code == 422
+    forged = {"form_token": "0" * 64}
+    assert browser.post("/files", data=forged, files=text).status_code == 403
+
+
 def test_an_earlier_job_fills_the_form(browser: TestClient, models: Path) -> None:
     fields = whole(models, name="again", **{"schedule.num_increments": "7", "axes": ["mlp_block"]})
     fields["importance.kind"] = "block_influence"

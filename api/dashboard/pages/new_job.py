@@ -97,9 +97,10 @@ def new_job_page(
     session: ReadSession,
     settings: SettingsDep,
     like: Annotated[str | None, Query(max_length=64)] = None,
+    data: Annotated[str, Query(max_length=4096)] = "",
 ) -> Response:
-    """The form, empty or as an earlier job was asked for."""
-    filled = Filled()
+    """The form: empty, naming a text, or as an earlier job was asked for."""
+    filled = Filled(values={"data": data})
     if like is not None:
         filled = fill(jobs.get(session, who.tenant_id, like).spec)
     return show(request, "new_job.html", _context(session, who, settings, filled))

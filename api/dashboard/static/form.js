@@ -46,6 +46,26 @@ export function followForm(form) {
     target.value = written((facts.params * slider.value) / STEPS, facts, unit.value);
     form.dispatchEvent(new Event("input", { bubbles: true }));
   });
+  followUpload(document.getElementById("upload"), form);
   new MutationObserver(read).observe(form.querySelector("#estimate"), { childList: true, subtree: true, attributes: true });
   read();
+}
+
+// Without leaving the page: the file is sent, and its id becomes a line of the text to train on.
+function followUpload(upload, form) {
+  const sent = form.querySelector("#sent");
+  const data = form.querySelector("#f-data");
+  upload.addEventListener("submit", async (event) => {
+    event.preventDefault();
+    sent.textContent = "Sending …";
+    const answer = await fetch(upload.action, { method: "POST", body: new FormData(upload), headers: { Accept: "application/json" } }).catch(() => null);
+    const said = await answer?.json().catch(() => null);
+    if (!answer?.ok) {
+      sent.textContent = said?.detail ?? "The file could not be sent.";
+      return;
+    }
+    sent.textContent = `${said.name} is ${said.id}`;
+    data.value = [data.value.trim(), said.id].filter(Boolean).join("\n");
+    form.dispatchEvent(new Event("input", { bubbles: true }));
+  });
 }
