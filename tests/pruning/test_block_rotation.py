@@ -9,9 +9,10 @@ import pytest
 import torch
 from transformers import AutoConfig, AutoModelForCausalLM, PreTrainedModel
 
-from pruning.errors import UnsupportedModel
+from pruning.errors import ExportRefused, UnsupportedModel
 from pruning.estimate import estimate
 from pruning.events import IncrementFinished
+from pruning.export.export import export_checkpoint, open_canonical
 from pruning.models.block_rotation import slice_blocks
 from pruning.models.families import FAMILIES as SUPPORTED
 from pruning.models.geometry import count_parameters, geometry_of, layer_widths, unpruned_plan
@@ -20,7 +21,7 @@ from pruning.recipe import PathModel, Recipe
 from pruning.surgery import apply_mask, apply_plan
 from tests.pruning.recipes import make_recipe, write_corpus
 from tests.pruning.test_surgery import random_plan
-from tests.pruning.tiny import FAMILIES, make_tiny_model, random_ids
+from tests.pruning.tiny import FAMILIES, make_tiny_model, make_tiny_tokenizer, random_ids
 
 SLICEABLE = sorted(name for name in FAMILIES if SUPPORTED[name].sliceable)
 BATCHES = [random_ids(seed=seed, num_sequences=8, length=16) for seed in (1, 2)]
@@ -132,3 +133,13 @@ def test_a_run_counts_the_shortcuts_in_its_target(tmp_path: Path, tiny_model_dir
     again = recipe.model_copy(update={"model": PathModel(path=str(directory))})
     with pytest.raises(UnsupportedModel, match="no second run prunes"):
         run(again, tmp_path / "again", lambda _: None, device="cpu")
+
+
+def test_no_other_engine_gets_a_model_with_shortcuts(tmp_path: Path) -> None:
+    model = make_tiny_model("llama")
+    slice_blocks(model, BATCHES, 36)
+    model.save_pretrained(tmp_path / "model")
+    make_tiny_tokenizer().save_pretrained(tmp_path / "model")
+    canonical = open_canonical(tmp_path / "model")
+    with pytest.raises(ExportRefused, match="shortcuts between blocks"):
+        export_checkpoint(canonical, "gguf:f32", tmp_path)
