@@ -60,7 +60,9 @@ class SpeedRecord(BaseModel):
 _SAMPLES = TypeAdapter(list[EngineSpeed])
 
 
-def measure_beside(engine: Engine, export: Path, dense: Path, *, rounds: int = 3) -> SpeedRecord:
+def measure_beside(
+    engine: Engine, export: Path, dense: Path, *, rounds: int = 3, threads: int | None = None
+) -> SpeedRecord:
     """Decode with both models, turn about.
 
     Raises:
@@ -68,7 +70,7 @@ def measure_beside(engine: Engine, export: Path, dense: Path, *, rounds: int = 3
     """
     if engine not in _ENGINES:
         raise ExportRefused(f"{engine} is not timed")
-    threads = len(os.sched_getaffinity(0))
+    threads = threads or len(os.sched_getaffinity(0))
     found: dict[Path, list[EngineSpeed]] = {export: [], dense: []}
     for _ in range(rounds):
         for artifact, samples in found.items():

@@ -69,6 +69,10 @@ def test_a_pruned_model_opens_bit_equal(pruned: PreTrainedModel, saved: Path) ->
     assert layer_widths(reopened) == layer_widths(pruned)
     assert type(reopened) is type(pruned)
     assert torch.equal(logits(reopened), logits(pruned))
+    prompt = random_ids(num_sequences=1, length=6)
+    settings = {"max_new_tokens": 6, "do_sample": False, "eos_token_id": None}
+    written = [model.generate(prompt, **settings).tolist() for model in (reopened, pruned)]
+    assert written[0] == written[1]
 
 
 def test_a_reopened_model_saves_the_same_again(saved: Path, tmp_path: Path) -> None:

@@ -7,14 +7,12 @@ import pytest
 from pruning.errors import ExportRefused
 from pruning.export.export import export_checkpoint, open_canonical
 from pruning.export.speed import measure_beside
-from pruning.recipe import ExportFormat
 from tests.pruning.export.tiny import save_tiny_checkpoint
 
 
-@pytest.mark.parametrize("export", ["onnx", "remote_code"])
-def test_both_models_are_timed_in_the_same_engine(tmp_path: Path, export: ExportFormat) -> None:
+def test_both_models_are_timed_in_the_same_engine(tmp_path: Path) -> None:
     canonical = open_canonical(save_tiny_checkpoint(tmp_path / "model"))
-    exported = export_checkpoint(canonical, export, tmp_path)
+    exported = export_checkpoint(canonical, "remote_code", tmp_path)
     record = measure_beside(exported.engine, exported.artifact, exported.artifact, rounds=1)
     assert record.num_samples == 3
     for speed in (record.export, record.dense):
