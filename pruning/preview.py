@@ -15,7 +15,7 @@ from pruning.data.cleaning import Cleaner, CleaningReport
 from pruning.data.held_out import split_held_out
 from pruning.data.sources import NamedSource, ReadReport, expand_domains, read_documents
 from pruning.errors import PruningError
-from pruning.recipe import Data
+from pruning.recipe import Data, HubData
 
 MAX_DOCUMENTS = 2_000
 """Of each domain."""
@@ -67,8 +67,10 @@ class _Until:
                 return
 
 
-def preview(data: Data, tokenizer: Tokenizer | None) -> Preview:
+def preview(data: Data, tokenizer: Tokenizer | None, *, reads_hub: bool) -> Preview:
     """What the text of a recipe looks like, its uploads already being paths.
+
+    What this process cannot read, for want of a hub or of a library, is said among the warnings.
 
     Raises:
         InvalidData: a path does not exist, or a directory holds no file of a known format.
@@ -79,10 +81,16 @@ def preview(data: Data, tokenizer: Tokenizer | None) -> Preview:
     warnings: list[str] = []
     cleaner = Cleaner("exact")
     for source in expand_domains(data.train):
+        if isinstance(source.source, HubData) and not reads_hub:
+            warnings.append(f"{source.name}: only a worker reads from the hub")
+            continue
         try:
             found, said = _look(source, data, tokenizer, cleaner, until, licenses[source.group])
         except PruningError as error:
             warnings.append(f"{source.name}: {error.message}")
+            continue
+        except ImportError as error:
+            warnings.append(f"{source.name}: only a worker reads this: {error}")
             continue
         domains.append(found)
         warnings += [f"{source.name}: {one}" for one in said]

@@ -46,11 +46,10 @@ def preview_data(
     }
     with reading_of(request.app.state.sessions, who.tenant_id) as session:
         rows = {row.id: row for row in files.usable_ones(session, who.tenant_id, named)}
-    tokenizer = find_tokenizer(
-        wanted.model, settings, hub_seconds=request.app.state.api_settings.hub_seconds
-    )
+    hub_seconds = request.app.state.api_settings.hub_seconds
+    tokenizer = find_tokenizer(wanted.model, settings, hub_seconds=hub_seconds)
     with uploads_as_paths(wanted.data, rows, store) as data:
-        return _read(preview(data, tokenizer))
+        return _read(preview(data, tokenizer, reads_hub=hub_seconds > 0))
 
 
 def _paths(wanted: DataPreviewRequest) -> Iterator[tuple[str, str]]:

@@ -92,6 +92,13 @@ def test_an_upload_is_looked_at(client: TestClient) -> None:
     assert found["documents"] == 40
 
 
+def test_what_only_a_worker_reads_is_said(client: TestClient) -> None:
+    inline = {"name": "notes", "source": {"kind": "inline", "documents": DOCUMENTS[:2]}}
+    found = look(client, {"train": [{"name": "web", "source": "org/text"}, inline]})
+    assert [domain["name"] for domain in found["domains"]] == ["notes"]
+    assert "web: only a worker reads from the hub" in found["warnings"]
+
+
 def test_malformed_rows_and_copies_are_told(client: TestClient, root: Path) -> None:
     path = write(root / "odd.jsonl", [*DOCUMENTS, DOCUMENTS[0]])
     with path.open("a") as file:
