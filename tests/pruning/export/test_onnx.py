@@ -1,6 +1,5 @@
 """ONNX graphs, run by onnxruntime."""
 
-
 import pytest
 
 from pruning.export.export import Exported, export_checkpoint, open_canonical
