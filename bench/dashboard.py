@@ -9,35 +9,23 @@ import json
 import os
 import random
 import shutil
-import socket
 import statistics
 import tempfile
-import threading
 import time
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
-from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
 
 import httpx
-import uvicorn
-from playwright.sync_api import Browser, CDPSession, Page, sync_playwright
-from sqlalchemy import insert
+from playwright.sync_api import Browser, CDPSession, sync_playwright
 
 from api.dashboard.build import build, missing_files
-from api.main import create_app
-from api.settings import ApiSettings
+from bench.dashboard_site import Site, add_jobs, serve, sign_in
 from registry import events
-from registry.db import SessionFactory, create_engine, session_factory, transaction
-from registry.ids import new_id
-from registry.migrate import migrate
-from registry.settings import Settings
-from registry.storage import LocalStore
-from registry.tables import Job, JobEvent
-from tests.dashboard.world import World, furnish
-from tests.factories import Holder, make_holder, make_steps
+from registry.db import transaction
+from registry.tables import Job
+from tests.factories import make_steps
 
 NUM_JOBS = 10_000
 NUM_POINTS = 10_000
@@ -96,51 +84,6 @@ class Verdict:
     bar: str
     figure: str
     met: bool
-
-
-@dataclass(frozen=True)
-class Site:
-    """The application behind a real server, with a tenant that has some of everything."""
-
-    url: str
-    factory: SessionFactory
-    holder: Holder
-    world: World
-
-
-@contextmanager
-def serve(directory: Path) -> Iterator[Site]:
-    settings = Settings(data_dir=directory, storage_reserve_bytes=0)
-    migrate(settings)
-    factory = session_factory(create_engine(settings))
-    with transaction(factory) as session:
-        holder = make_holder(session)
-    (directory / "made").mkdir()
-    store = LocalStore(directory / "artifacts")
-    world = furnish(factory, settings, store, holder, directory / "made")
-    app = create_app(settings, ApiSettings(hub_seconds=0))
-    with socket.socket() as listener:
-        listener.bind(("127.0.0.1", 0))
-        config = uvicorn.Config(app, log_level="warning", timeout_graceful_shutdown=1)
-        server = uvicorn.Server(config)
-        thread = threading.Thread(target=server.run, kwargs={"sockets": [listener]})
-        thread.start()
-        while not server.started:
-            time.sleep(0.01)
-        yield Site(f"http://127.0.0.1:{listener.getsockname()[1]}", factory, holder, world)
-        server.should_exit = True
-        thread.join(20)
-
-
-def sign_in(browser: Browser, site: Site) -> tuple[Page, CDPSession]:
-    """A page of a browser that has seen nothing yet, signed in."""
-    context = browser.new_context(viewport={"width": 1280, "height": 900})
-    page = context.new_page()
-    page.goto(f"{site.url}/sign-in")
-    page.get_by_label("API key").fill(site.holder.secret)
-    page.get_by_role("button", name="Sign in").click()
-    page.get_by_role("heading", name="Overview").wait_for()
-    return page, context.new_cdp_session(page)
 
 
 def first_views(browser: Browser, site: Site) -> list[dict[str, Any]]:
@@ -239,7 +182,7 @@ def _heap(devtools: CDPSession) -> float:
 
 def list_times(site: Site) -> list[float]:
     """Milliseconds until the first page of ten thousand jobs is answered, over the loopback."""
-    _add_jobs(site)
+    add_jobs(site, NUM_JOBS)
     with httpx.Client(base_url=site.url, trust_env=False) as client:
         form = client.get("/sign-in").text
         token = form.partition('name="form_token" value="')[2].partition('"')[0]
@@ -253,40 +196,6 @@ def list_times(site: Site) -> list[float]:
             assert response.status_code == 200
             assert response.text.count('<tr id="row-') == 50
     return took
-
-
-def _add_jobs(site: Site) -> None:
-    with transaction(site.factory) as session:
-        model = session.get_one(Job, site.world.finished)
-        columns = {c.key: getattr(model, c.key) for c in Job.__mapper__.column_attrs}
-        now = datetime.now(UTC)
-        rows, said = [], []
-        for number in range(NUM_JOBS):
-            at = now - timedelta(seconds=number)
-            row = {**columns, "id": new_id("job"), "name": f"job {number}", "created_at": at}
-            rows.append(row)
-            said += [
-                {
-                    "job_id": row["id"],
-                    "seq": seq,
-                    "id": new_id("evt"),
-                    "type": kind,
-                    "level": "info",
-                    "data": {"status": status, "reason": None},
-                    "fence": 1,
-                    "created_at": at,
-                }
-                for seq, (kind, status) in enumerate(
-                    (
-                        ("job.queued", "queued"),
-                        ("job.started", "running"),
-                        ("job.succeeded", "succeeded"),
-                    ),
-                    1,
-                )
-            ]
-        session.execute(insert(Job), rows)
-        session.execute(insert(JobEvent), said)
 
 
 def p95(values: Sequence[float]) -> float:

@@ -1,176 +1,16 @@
-"""The form that makes a job: its fields, what they mean as a request, and whose error is whose.
-
-A field is named by its path in the request; its choices, default and help are read from the recipe,
-so that the form offers what the API takes. Pure.
-"""
+"""What the form that makes a job means as a request, and whose error is whose. Pure."""
 
 import json
 import re
-import types
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any, Literal, Union, get_args, get_origin
+from typing import Any
 
-from pydantic import BaseModel
-from pydantic.fields import FieldInfo
+from api.dashboard.form_fields import ADVANCED, PLAIN
 
-from api.schemas.jobs import JobCreate
-
-METHODS: Mapping[str, str] = {
-    "espalier": "Least loss for the size: second-order costs, repair at each cut, then training.",
-    "adapt_pruner": "Many small cuts with training between them.",
-    "minitron": "One cut to equal layers, then distillation: opens in every engine.",
-    "llm_pruner": "One cut by gradients, then training.",
-    "flap": "One cut without training, in minutes.",
-    "shortgpt": "Takes out whole layers, without training.",
-}
-_GROUPS: Sequence[tuple[str, Sequence[tuple[str, str]]]] = (
-    (
-        "Cuts",
-        (
-            ("schedule.num_increments", "Increments"),
-            ("axes", "What may be cut"),
-            ("importance.kind", "Importance"),
-            ("allocation.kind", "Allocation"),
-            ("allocation.layout", "Layout"),
-            ("allocation.constraints.width_multiple", "Width multiple"),
-            ("compensation", "Compensation"),
-        ),
-    ),
-    (
-        "Recovery training",
-        (
-            ("recovery.kind", "Trains"),
-            ("schedule.num_tokens", "Training tokens"),
-            ("schedule.token_share", "Token share"),
-            ("recovery.learning_rate.peak", "Peak learning rate"),
-            ("recovery.sequence_length", "Sequence length"),
-            ("recovery.batch_sequences", "Sequences per step"),
-            ("recovery.distillation.teacher", "Distilled from"),
-        ),
-    ),
-    (
-        "Evaluation",
-        (
-            ("data.evaluation", "Evaluation text"),
-            ("data.held_out_fraction", "Held-out share"),
-            ("evaluation.context_length", "Context length"),
-            ("quality_floor.max", "Stop above this ratio of perplexities"),
-        ),
-    ),
-    (
-        "Result",
-        (
-            ("output.dtype", "Stored as"),
-            ("output.keep", "Checkpoints kept"),
-            ("output.exports", "Exports"),
-            ("serve_with", "Must be served by"),
-            ("tensor_parallel", "Tensor parallel"),
-        ),
-    ),
-    (
-        "Job",
-        (
-            ("priority", "Priority"),
-            ("limits.max_runtime_s", "Longest time, seconds"),
-            ("limits.max_attempts", "Attempts"),
-            ("seed", "Seed"),
-        ),
-    ),
-)
-TARGET_UNITS: Mapping[str, str] = {
-    "parameters": "parameters, such as 110M",
-    "sparsity": "% of the layers removed",
-    "size_bytes": "MB on disk",
-}
-PLAIN = ("name", "model", "target", "target_unit", "data", "data_text", "method", "extra")
 _NUMBER = re.compile(r"-?\d+(\.\d+)?([eE]-?\d+)?")
 _NAMED_SOURCE = re.compile(r"(?P<name>[\w.-]{1,64})\s*=\s*(?P<source>\S.*)")
 _SOMEWHERE = {"kind": "hub", "id": "not-named-yet"}
-
-Kind = Literal["choice", "choices", "number", "text"]
-
-
-@dataclass(frozen=True)
-class FormField:
-    """One field: `name` is its path in the request."""
-
-    name: str
-    label: str
-    kind: Kind
-    choices: tuple[str, ...]
-    help: str
-    default: str
-
-    @property
-    def id(self) -> str:
-        """What its label and its messages refer to."""
-        return "f-" + self.name.replace(".", "-")
-
-
-@dataclass(frozen=True)
-class FormGroup:
-    """Fields under one heading."""
-
-    title: str
-    fields: tuple[FormField, ...]
-
-
-def build_groups() -> tuple[FormGroup, ...]:
-    """The folded part of the form."""
-    return tuple(
-        FormGroup(title, tuple(_describe(name, label) for name, label in fields))
-        for title, fields in _GROUPS
-    )
-
-
-def _describe(name: str, label: str) -> FormField:
-    info = _info(name)
-    choices = tuple(dict.fromkeys(_literals(info.annotation)))
-    several = any(get_origin(part) is tuple for part in (info.annotation,))
-    if choices:
-        kind: Kind = "choices" if several else "choice"
-    else:
-        kind = "number" if {int, float} & set(_parts(info.annotation)) else "text"
-    given = info.default
-    plain = isinstance(given, str | int | float) and not isinstance(given, bool)
-    return FormField(
-        name, label, kind, choices, info.description or "", str(given) if plain else ""
-    )
-
-
-def _info(name: str) -> FieldInfo:
-    *path, last = name.split(".")
-    model: type[BaseModel] = JobCreate
-    for part in path:
-        model = next(
-            found
-            for found in _parts(model.model_fields[part].annotation)
-            if isinstance(found, type) and issubclass(found, BaseModel)
-        )
-    return model.model_fields[last]
-
-
-def _parts(annotation: Any) -> Iterator[Any]:
-    yield annotation
-    for part in get_args(annotation):
-        if get_origin(annotation) is not Literal:
-            yield from _parts(part)
-
-
-def _literals(annotation: Any) -> Iterator[str]:
-    if get_origin(annotation) is Literal:
-        yield from (str(value) for value in get_args(annotation))
-    elif get_origin(annotation) in (tuple, Union, types.UnionType):
-        for part in get_args(annotation):
-            yield from _literals(part)
-
-
-GROUPS = build_groups()
-_ADVANCED: Mapping[str, FormField] = {f.name: f for group in GROUPS for f in group.fields}
-
-
-# --- from the form to the request -----------------------------------------------------------------
 
 
 @dataclass(frozen=True)
@@ -184,10 +24,10 @@ class Filled:
 
 def read_form(pairs: Sequence[tuple[str, str]]) -> Filled:
     """The fields of a posted form; what it does not have is left out."""
-    values = {name: text for name, text in pairs if name in PLAIN or name in _ADVANCED}
+    values = {name: text for name, text in pairs if name in PLAIN or name in ADVANCED}
     chosen: dict[str, list[str]] = {}
     for name, text in pairs:
-        if name in _ADVANCED and _ADVANCED[name].kind == "choices":
+        if name in ADVANCED and ADVANCED[name].kind == "choices":
             chosen.setdefault(name, []).append(text)
     return Filled(values={k: v for k, v in values.items() if k not in chosen}, chosen=chosen)
 
@@ -214,7 +54,7 @@ def request_of(filled: Filled, *, without_data: bool = False) -> dict[str, Any]:
 def _put_advanced(
     request: dict[str, Any], values: Mapping[str, str], chosen: Mapping[str, Sequence[str]]
 ) -> None:
-    for name, one in _ADVANCED.items():
+    for name, one in ADVANCED.items():
         if name in values:
             _put(request, name, _typed(values[name]) if one.kind == "number" else values[name])
         elif chosen.get(name):
@@ -305,7 +145,7 @@ def fill(spec: Mapping[str, Any]) -> Filled:
     for name in ("name", "model", "method", "target", "data"):
         if isinstance(rest.get(name), str | int):
             values[name] = str(rest.pop(name))
-    for name, one in _ADVANCED.items():
+    for name, one in ADVANCED.items():
         value = _take(rest, name, several=one.kind == "choices")
         if isinstance(value, list):
             chosen[name] = [str(item) for item in value]
@@ -338,6 +178,6 @@ def owner_of(param: str | None) -> str:
     parts = (param or "").split(".")
     for length in range(len(parts), 0, -1):
         name = ".".join(parts[:length])
-        if name in _ADVANCED or name in PLAIN:
+        if name in ADVANCED or name in PLAIN:
             return name
     return ""

@@ -18,16 +18,8 @@ from sqlalchemy.orm import Session
 
 from api.answer_once import answer_once
 from api.bodies import Body, parse_body
-from api.dashboard.job_form import (
-    GROUPS,
-    METHODS,
-    TARGET_UNITS,
-    Filled,
-    fill,
-    owner_of,
-    read_form,
-    request_of,
-)
+from api.dashboard.form_fields import GROUPS, METHODS, TARGET_UNITS
+from api.dashboard.job_form import Filled, fill, owner_of, read_form, request_of
 from api.dashboard.viewing import JobsActor, Viewer, go, show
 from api.deps import ModelConfigsDep, Principal, ReadSession, SettingsDep, StoreDep
 from api.errors import Problem, from_pruning_error, from_registry_error, from_validation_errors
