@@ -63,6 +63,12 @@ _STRING = {"type": "string"}
 _NO_NUL = "^[^\\u0000]*$"
 _CLOSED = frozenset({"pattern", "enum", "const", "format"})
 """What already says which texts there are."""
+_SOURCE: Mapping[str, Any] = {
+    **_STRING,
+    "minLength": 1,
+    "pattern": r"^(/.*|[\w.-]+(/[\w.-]+)?(:[\w.-]+)?)$",
+    "description": "`org/name`, `org/name:config`, `file_…`, or a path on the worker.",
+}
 _SIMPLE_FORMS: Mapping[tuple[str, str], Mapping[str, Any]] = {
     ("JobCreate", "model"): {
         **_STRING,
@@ -75,17 +81,10 @@ _SIMPLE_FORMS: Mapping[tuple[str, str], Mapping[str, Any]] = {
         "pattern": r"^[1-9][0-9]{0,5}[KMB]$|^[1-9][0-9]?%$",
         "description": "`100M` parameters, or `30%` of the prunable parameters removed.",
     },
-    ("JobCreate", "data"): {
-        **_STRING,
-        "pattern": r"^[\w.-]+(/[\w.-]+)?(:[\w.-]+)?$",
-        "description": "`org/name`, `org/name:config`, `file_…`, or a path on the worker.",
-    },
-    ("Data", "train"): {
-        **_STRING,
-        "description": "One domain: `org/name:config`, `file_…` or a path.",
-    },
-    ("Data", "evaluation"): {**_STRING, "description": "`org/name:config`, `file_…` or a path."},
-    ("Domain", "source"): {**_STRING, "description": "`org/name:config`, `file_…` or a path."},
+    ("JobCreate", "data"): _SOURCE,
+    ("Data", "train"): {**_SOURCE, "description": f"One domain: {_SOURCE['description']}"},
+    ("Data", "evaluation"): _SOURCE,
+    ("Domain", "source"): _SOURCE,
 }
 """Where a person may write a string for an object: the validators accept it, so it is said."""
 
@@ -180,8 +179,7 @@ def _plain_streams(document: dict[str, Any]) -> None:
         for operation in operations.values():
             for answer in operation["responses"].values():
                 for media in answer.get("content", {}).values():
-                    if media.pop("itemSchema", None) is not None:
-                        media["schema"] = {"type": "string"}
+                    media.pop("itemSchema", None)
 
 
 def _add_rate_limit(document: dict[str, Any]) -> None:

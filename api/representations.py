@@ -187,18 +187,18 @@ def read_attempt(row: JobAttempt) -> AttemptRead:
 
 def _transitions(session: Session, jobs: Sequence[Job]) -> dict[str, list[Transition]]:
     query = (
-        select(JobEvent)
+        select(JobEvent.job_id, JobEvent.data, JobEvent.created_at)
         .where(JobEvent.job_id.in_([job.id for job in jobs]), JobEvent.type.in_(STATUS_EVENTS))
         .order_by(JobEvent.job_id, JobEvent.seq)
     )
     changes: dict[str, list[Transition]] = {}
-    for event in session.scalars(query):
-        changes.setdefault(event.job_id, []).append(
+    for job_id, data, at in session.execute(query):
+        changes.setdefault(job_id, []).append(
             Transition(
-                status=JobStatus(event.data["status"]),
-                phase=event.data.get("phase"),
-                at=event.created_at,
-                message=event.data.get("reason"),
+                status=JobStatus(data["status"]),
+                phase=data.get("phase"),
+                at=at,
+                message=data.get("reason"),
             )
         )
     return changes

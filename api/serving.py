@@ -5,11 +5,13 @@ the content, `Repr-Digest`, larger pieces, and ignoring a Range it cannot parse 
 """
 
 import base64
+from collections.abc import Mapping
 from pathlib import Path, PurePosixPath
 from urllib.parse import quote
 
 from fastapi import Request, Response
 from fastapi.responses import FileResponse, RedirectResponse
+from pydantic import BaseModel
 from starlette.responses import MalformedRangeHeader, RangeNotSatisfiable
 
 from api.errors import Problem
@@ -68,6 +70,12 @@ def serve_blob(request: Request, file: Path, *, name: str, sha256: str) -> Respo
     if matches_etag(request.headers.get("if-none-match"), etag):
         return Response(status_code=304, headers=headers)
     return BlobResponse(file, headers=headers, media_type="application/octet-stream")
+
+
+def written(answer: BaseModel, headers: Mapping[str, str] | None = None) -> Response:
+    """An answer as JSON, straight from the model: no dictionary of it is made in between."""
+    content = answer.model_dump_json()
+    return Response(content, headers=dict(headers or {}), media_type="application/json")
 
 
 def send_elsewhere(request: Request, url: str, *, sha256: str, num_bytes: int) -> Response:

@@ -43,7 +43,7 @@ from api.schemas.jobs import (
     PauseRequest,
 )
 from api.schemas.webhooks import WebhookSecretRead
-from api.serving import matches_etag
+from api.serving import matches_etag, written
 from registry import jobs, outbound, quotas, webhooks
 from registry.estimates import find_pace
 from registry.jobs import JobFilter
@@ -162,13 +162,14 @@ def _created(answer: dict[str, Any], headers: dict[str, str] | None = None) -> R
 
 @router.get(
     "",
+    response_model=JobPage,
     summary="List jobs",
     openapi_extra=METADATA_PARAMETER,
     responses=problems(400, 401, 403, 422),
 )
 def list_jobs(
     who: JobsReader, query: JobQueryDep, metadata: MetadataFilter, session: ReadSession
-) -> JobPage:
+) -> Response:
     """The jobs of your tenant, newest first. Pages stay in place while jobs are added."""
     page = jobs.list_page(
         session,
@@ -185,12 +186,13 @@ def list_jobs(
             created_before=query.created_before,
         ),
     )
-    return JobPage(
+    answer = JobPage(
         data=read_jobs(session, page.items),
         has_more=page.has_more,
         first_id=page.items[0].id if page.items else None,
         last_id=page.items[-1].id if page.items else None,
     )
+    return written(answer)
 
 
 async def long_poll(
@@ -237,7 +239,7 @@ def get_job(
     headers = {"ETag": f'"v{job.version}"', "Cache-Control": "private, no-cache"}
     if matches_etag(if_none_match, headers["ETag"]):
         return Response(status_code=304, headers=headers)
-    return JSONResponse(read_job(session, job).model_dump(mode="json"), headers=headers)
+    return written(read_job(session, job), headers)
 
 
 @router.patch(

@@ -19,12 +19,34 @@ def breaking_changes(old: Document, new: Document) -> Iterator[str]:
             yield from _parameters(name, operations[method], offered)
             yield from _answers(name, operations[method], offered)
             yield from _bodies(name, operations[method], offered)
-    schemas = new["components"]["schemas"]
+    schemas, sent = new["components"]["schemas"], _sent_by_clients(old)
     for name, schema in old["components"]["schemas"].items():
         if name not in schemas:
             yield f"{name}: is gone"
         else:
-            yield from _schema(name, schema, schemas[name])
+            yield from _fields(name, schema, schemas[name], sent=name in sent)
+
+
+def _sent_by_clients(document: Document) -> set[str]:
+    """The schemas that request bodies are made of; all others are only answered."""
+    schemas = document["components"]["schemas"]
+    todo: list[Any] = [
+        operations[method].get("requestBody")
+        for operations in document["paths"].values()
+        for method in _METHODS & operations.keys()
+    ]
+    found: set[str] = set()
+    while todo:
+        part = todo.pop()
+        if isinstance(part, list):
+            todo += part
+        elif isinstance(part, dict):
+            name = str(part.get("$ref", "")).rpartition("/")[2]
+            if name and name not in found:
+                found.add(name)
+                todo.append(schemas[name])
+            todo += part.values()
+    return found
 
 
 def _parameters(name: str, old: Document, new: Document) -> Iterator[str]:
@@ -68,27 +90,21 @@ def _reference(answer: Document) -> str | None:
     return reference.rpartition("/")[2] if reference else None
 
 
-def _schema(name: str, old: Document, new: Document) -> Iterator[str]:
-    before, after = old.get("properties", {}), new.get("properties", {})
-    for field, schema in before.items():
+def _fields(name: str, old: Document, new: Document, *, sent: bool) -> Iterator[str]:
+    after = new.get("properties", {})
+    for field, schema in old.get("properties", {}).items():
         if field not in after:
             yield f"{name}.{field}: is gone"
             continue
         was, now = _types(schema), _types(after[field])
-        if was - now and not _is_answer(name):
-            yield f"{name}.{field}: took {sorted(was)}, takes {sorted(now)}"
-        if now - was and _is_answer(name):
+        if (was - now) if sent else (now - was):
             yield f"{name}.{field}: was {sorted(was)}, is {sorted(now)}"
         lost = set(_values(schema)) - set(_values(after[field]))
-        if lost and not _is_answer(name):
+        if lost and sent:
             yield f"{name}.{field}: takes no {sorted(map(str, lost))} any more"
-    if not _is_answer(name):
+    if sent:
         for field in set(new.get("required", ())) - set(old.get("required", ())):
             yield f"{name}.{field}: is needed now"
-
-
-def _is_answer(name: str) -> bool:
-    return name.endswith(("Read", "Page", "List", "DryRun"))
 
 
 def _types(schema: Document) -> set[str]:
