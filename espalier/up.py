@@ -60,7 +60,7 @@ def serve(options: Options) -> None:
         port = _choose_port(options.host, options.port)
         url = f"http://{_url_host(options.host)}:{port}"
         environment = _environment(options)
-        _run(environment, options.data_dir, "-m", "registry", "migrate")
+        _prepare(options.data_dir, environment)
         supervisor = Supervisor(
             services(options.host, port, stop_seconds=options.stop_seconds),
             environment=environment,
@@ -204,17 +204,30 @@ def _what_is_missing(url: str) -> str | None:
     )
 
 
+def _prepare(data_dir: Path, environment: Mapping[str, str]) -> None:
+    """Bring the database to the newest schema; the first time, with a key in the same breath."""
+    if read_key(data_dir) is None:
+        words = ("-m", "registry", "migrate", "--create-key")
+        _keep_key(data_dir, _run(environment, data_dir, *words))
+    else:
+        _run(environment, data_dir, "-m", "registry", "migrate")
+
+
 # --- the key ---------------------------------------------------------------------------------
 
 
 def _welcome(data_dir: Path, url: str, environment: Mapping[str, str]) -> None:
     secret = read_key(data_dir)
     if secret is None or not _key_works(url, secret):
-        secret = _run(environment, data_dir, "-m", "registry", "create-key").strip().split()[-1]
-        write_key(data_dir, secret)
-        _note(f"first admin key, kept in {data_dir}/admin.key: {secret}")
+        _keep_key(data_dir, _run(environment, data_dir, "-m", "registry", "create-key"))
     write_local_server(data_dir, LocalServer(url=url, pid=os.getpid()))
     _note(f"ready: {url}")
+
+
+def _keep_key(data_dir: Path, printed: str) -> None:
+    secret = printed.strip().split()[-1]
+    write_key(data_dir, secret)
+    _note(f"first admin key, kept in {data_dir}/admin.key: {secret}")
 
 
 def _key_works(url: str, secret: str) -> bool:

@@ -30,9 +30,16 @@ app = typer.Typer(
 
 
 @app.command("migrate")
-def migrate_command(revision: str = "head") -> None:
+def migrate_command(
+    revision: str = "head",
+    with_key: Annotated[
+        bool, typer.Option("--create-key", help="Make an API key too, as `create-key` does.")
+    ] = False,
+) -> None:
     """Bring the database to the newest schema."""
     migrate(Settings(), revision)
+    if with_key:
+        create_key()
 
 
 @app.command()
