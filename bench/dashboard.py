@@ -123,7 +123,7 @@ def _view(browser: Browser, site: Site, path: str) -> tuple[int, float]:
 def redraws(browser: Browser, site: Site) -> list[float]:
     page, _ = sign_in(browser, site)
     page.goto(f"{site.url}/jobs/{site.world.finished}", wait_until="load")
-    page.wait_for_function("window.uPlot")
+    page.wait_for_function("Boolean(window.uPlot)")
     took: list[float] = page.evaluate(_REDRAW, [NUM_POINTS, NUM_REDRAWS])
     page.context.close()
     return took
