@@ -107,7 +107,15 @@ def _uses_hub(recipe: Mapping[str, Any]) -> bool:
     sources = [domain["source"] for domain in data["train"]]
     if data.get("evaluation"):
         sources.append(data["evaluation"])
-    return recipe["model"]["source"] == "hub" or any(s["kind"] == "hub" for s in sources)
+    evaluation = recipe.get("evaluation", {})
+    suites = evaluation.get("suites", ())
+    sources += [suite["source"] for suite in suites if "source" in suite]
+    models = [recipe["model"], *evaluation.get("compare_with", ())]
+    return (
+        any(model["source"] == "hub" for model in models)
+        or any(source["kind"] == "hub" for source in sources)
+        or any(suite["kind"] == "lm_eval" for suite in suites)
+    )
 
 
 def die_with(parent_pid: int) -> Callable[[], None]:

@@ -1,12 +1,14 @@
 """Tasks, named ones and local rows alike, through lm-evaluation-harness on our own scores."""
 
 import hashlib
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from importlib.metadata import version
 from typing import Any
 
 import numpy as np
+from evaluate import config as evaluate_config
 from lm_eval.api.task import Task
 from lm_eval.evaluator import evaluate
 from lm_eval.tasks import TaskManager
@@ -60,7 +62,8 @@ def _load(suite: TaskSuite, manager: TaskManager | None) -> dict[str, Task]:
             hint="`lm-eval ls tasks` lists them.",
         )
     try:
-        tasks: dict[str, Task] = manager.load([suite.task])["tasks"]
+        with _no_metric_scripts():
+            tasks: dict[str, Task] = manager.load([suite.task])["tasks"]
     except (OSError, ValueError, ConnectionError) as error:
         raise InvalidData(f"task {suite.task}: {error}", param="evaluation.suites") from error
     for task in tasks.values():
@@ -68,6 +71,17 @@ def _load(suite: TaskSuite, manager: TaskManager | None) -> dict[str, Task]:
             task.set_config(key="num_fewshot", value=suite.num_fewshot)
         task.set_fewshot_seed(seed=_FEWSHOT_SEED)
     return tasks
+
+
+@contextmanager
+def _no_metric_scripts() -> Iterator[None]:
+    """A metric that the harness does not bring would be fetched from the hub, and run."""
+    before = evaluate_config.HF_EVALUATE_OFFLINE
+    evaluate_config.HF_EVALUATE_OFFLINE = True
+    try:
+        yield
+    finally:
+        evaluate_config.HF_EVALUATE_OFFLINE = before
 
 
 def run_tasks(

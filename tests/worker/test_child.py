@@ -4,14 +4,18 @@ import signal
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
 import psutil
+import pytest
 
 from tests.worker.processes import ROOT, wait_until
 from worker.child import Invocation, child_environment, start
 
 LOCAL = {"model": {"source": "path"}, "data": {"train": [{"source": {"kind": "path"}}]}}
 HUB_DATA = {"model": {"source": "path"}, "data": {"train": [{"source": {"kind": "hub"}}]}}
+NAMED_TASK = {**LOCAL, "evaluation": {"suites": [{"kind": "lm_eval", "task": "arc_easy"}]}}
+OTHER_MODEL = {**LOCAL, "evaluation": {"compare_with": [{"source": "hub", "id": "org/name"}]}}
 PARENT = {
     "PATH": "/bin",
     "HOME": "/root",
@@ -45,8 +49,9 @@ def test_a_child_gets_no_credentials_and_no_network() -> None:
     assert (environment["HF_HOME"], environment["MALLOC_MMAP_MAX_"]) == ("/cache", "0")
 
 
-def test_a_child_that_downloads_gets_what_that_needs() -> None:
-    environment = child_environment(PARENT, HUB_DATA)
+@pytest.mark.parametrize("recipe", [HUB_DATA, NAMED_TASK, OTHER_MODEL])
+def test_a_child_that_downloads_gets_what_that_needs(recipe: dict[str, Any]) -> None:
+    environment = child_environment(PARENT, recipe)
     assert "HF_HUB_OFFLINE" not in environment
     assert environment["HF_TOKEN"] == "hf_secret"
     assert environment["https_proxy"] == PARENT["https_proxy"]
