@@ -55,6 +55,9 @@ from registry.webhooks import WebhookWish
 router = APIRouter(prefix="/v1/jobs", tags=["jobs"])
 
 CreateBody = Annotated[Body[JobCreate], Depends(json_body(JobCreate))]
+IfMatch = Annotated[
+    str | None, Header(description="Only if the job is still as this ETag, else 412.")
+]
 PauseBody = Annotated[Body[PauseRequest], Depends(json_body(PauseRequest, optional=True))]
 
 
@@ -254,13 +257,10 @@ def update_job(
     who: JobsWriter,
     body: Annotated[Body[JobUpdate], Depends(json_body(JobUpdate))],
     session: WriteSession,
-    if_match: Annotated[str | None, Header(description="The ETag of the job you know.")] = None,
+    if_match: IfMatch = None,
 ) -> Response:
     """Another name, other labels, priority or limits; with If-Match only if nothing changed."""
-    job = _locked(session, who.tenant_id, job_id)
-    if if_match is not None and not matches_etag(if_match, f'"v{job.version}"'):
-        detail = f"The job is at version {job.version}."
-        raise Problem("version_mismatch", detail, param="If-Match")
+    job = _locked(session, who.tenant_id, job_id, if_match)
     if body.value.changes:
         jobs.update(session, job, body.value.changes)
     answer = read_job(session, job)
@@ -268,13 +268,15 @@ def update_job(
     return JSONResponse(answer.model_dump(mode="json"), headers=headers)
 
 
-_STEERING = problems(401, 403, 404, 409, 422)
+_STEERING = problems(401, 403, 404, 409, 412, 422)
 
 
 @router.post("/{job_id}/cancel", status_code=202, summary="Cancel", responses=_STEERING)
-def cancel_job(job_id: str, who: JobsWriter, session: WriteSession) -> JobRead:
+def cancel_job(
+    job_id: str, who: JobsWriter, session: WriteSession, if_match: IfMatch = None
+) -> JobRead:
     """Stop a job for good; its checkpoints stay. Repeating it changes nothing."""
-    job = _locked(session, who.tenant_id, job_id)
+    job = _locked(session, who.tenant_id, job_id, if_match)
     jobs.request_cancel(session, job)
     return read_job(session, job)
 
@@ -284,36 +286,53 @@ def cancel_job(job_id: str, who: JobsWriter, session: WriteSession) -> JobRead:
     status_code=202,
     summary="Pause",
     openapi_extra=body_of("PauseRequest", required=False),
-    responses=problems(400, 401, 403, 404, 409, 413, 415, 422),
+    responses=problems(400, 401, 403, 404, 409, 412, 413, 415, 422),
 )
-def pause_job(job_id: str, who: JobsWriter, body: PauseBody, session: WriteSession) -> JobRead:
+def pause_job(
+    job_id: str,
+    who: JobsWriter,
+    body: PauseBody,
+    session: WriteSession,
+    if_match: IfMatch = None,
+) -> JobRead:
     """Stop at the next boundary (`save`) or at once, losing what came after the last checkpoint."""
-    job = _locked(session, who.tenant_id, job_id)
+    job = _locked(session, who.tenant_id, job_id, if_match)
     jobs.request_pause(session, job, body.value.checkpoint)
     return read_job(session, job)
 
 
 @router.post("/{job_id}/resume", status_code=202, summary="Resume", responses=_STEERING)
-def resume_job(job_id: str, who: JobsWriter, session: WriteSession) -> JobRead:
+def resume_job(
+    job_id: str, who: JobsWriter, session: WriteSession, if_match: IfMatch = None
+) -> JobRead:
     """Queue a paused job again; it goes on from its last checkpoint."""
-    job = _locked(session, who.tenant_id, job_id)
+    job = _locked(session, who.tenant_id, job_id, if_match)
     jobs.resume(session, job)
     return read_job(session, job)
 
 
 @router.post("/{job_id}/retry", status_code=202, summary="Retry", responses=_STEERING)
-def retry_job(job_id: str, who: JobsWriter, session: WriteSession) -> JobRead:
+def retry_job(
+    job_id: str, who: JobsWriter, session: WriteSession, if_match: IfMatch = None
+) -> JobRead:
     """Queue a failed or cancelled job again; it goes on from its last checkpoint."""
-    job = _locked(session, who.tenant_id, job_id)
+    job = _locked(session, who.tenant_id, job_id, if_match)
     jobs.retry(session, job)
     return read_job(session, job)
 
 
 @router.delete("/{job_id}", status_code=204, summary="Delete", responses=_STEERING)
-def delete_job(job_id: str, who: JobsDeleter, session: WriteSession) -> None:
+def delete_job(
+    job_id: str, who: JobsDeleter, session: WriteSession, if_match: IfMatch = None
+) -> None:
     """Remove an ended job and what it stored."""
-    jobs.delete(session, _locked(session, who.tenant_id, job_id))
+    jobs.delete(session, _locked(session, who.tenant_id, job_id, if_match))
 
 
-def _locked(session: WriteSession, tenant_id: str, job_id: str) -> Job:
-    return jobs.get(session, tenant_id, job_id, for_update=True)
+def _locked(session: WriteSession, tenant_id: str, job_id: str, if_match: str | None) -> Job:
+    """The job, held until the answer; with `if_match` only if it is as the caller knows it."""
+    job = jobs.get(session, tenant_id, job_id, for_update=True)
+    if if_match is not None and not matches_etag(if_match, f'"v{job.version}"'):
+        detail = f"The job is at version {job.version}."
+        raise Problem("version_mismatch", detail, param="If-Match")
+    return job

@@ -241,3 +241,19 @@ def test_a_change_may_insist_on_the_version_it_knows(client: TestClient, job_id:
 
 def test_the_recipe_of_a_job_cannot_be_changed(client: TestClient, job_id: str) -> None:
     assert client.patch(f"/v1/jobs/{job_id}", json={"target": "50%"}).status_code == 422
+
+
+@pytest.mark.parametrize("database_url", ["sqlite"], indirect=True)
+def test_steering_may_insist_on_the_version_it_knows(client: TestClient, job_id: str) -> None:
+    etag = client.get(f"/v1/jobs/{job_id}").headers["etag"]
+    paused = client.post(f"/v1/jobs/{job_id}/pause", headers={"If-Match": etag})
+    assert paused.status_code == 202
+    for method, action in (
+        ("POST", "/resume"),
+        ("POST", "/cancel"),
+        ("POST", "/retry"),
+        ("DELETE", ""),
+    ):
+        refused = client.request(method, f"/v1/jobs/{job_id}{action}", headers={"If-Match": etag})
+        assert (refused.status_code, refused.json()["code"]) == (412, "version_mismatch"), action
+    assert client.get(f"/v1/jobs/{job_id}").json()["status"] == "paused"
