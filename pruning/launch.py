@@ -76,29 +76,39 @@ def run_ranks(
             for rank in range(count)
         ]
         try:
-            _watch(ranks, stop)
+            failed = _watch(ranks, stop)
         finally:
             _end(ranks)
         codes = [rank.wait() for rank in ranks]
-        if any(codes):
-            emit(_failure(failures, codes))
+        if failed:
+            emit(_failure(failures, failed, count))
     return codes
 
 
-def _watch(ranks: Sequence[subprocess.Popen[bytes]], stop: Callable[[], bool]) -> None:
-    """Wait until all have ended, or one has failed and the others had time to notice."""
+def _watch(ranks: Sequence[subprocess.Popen[bytes]], stop: Callable[[], bool]) -> dict[int, int]:
+    """Wait until all have ended, or one has failed and the others had time to notice.
+
+    The exit codes of those that were seen to fail first.
+    """
     asked = False
-    failed_at: float | None = None
+    failed: dict[int, int] = {}
+    failed_at = 0.0
     while any(rank.poll() is None for rank in ranks):
         if stop() and not asked:
             asked = True
             for rank in ranks:
                 rank.send_signal(signal.SIGTERM)
-        if failed_at is None and any(rank.poll() for rank in ranks):
+        if not failed and (failed := _failed(ranks)):
             failed_at = time.monotonic()
-        if failed_at is not None and time.monotonic() - failed_at > _GRACE_SECONDS:
-            return
+        if failed and time.monotonic() - failed_at > _GRACE_SECONDS:
+            return failed
         time.sleep(_POLL_SECONDS)
+    return failed or _failed(ranks)
+
+
+def _failed(ranks: Sequence[subprocess.Popen[bytes]]) -> dict[int, int]:
+    codes = {rank: process.poll() for rank, process in enumerate(ranks)}
+    return {rank: code for rank, code in codes.items() if code}
 
 
 def _end(ranks: Sequence[subprocess.Popen[bytes]]) -> None:
@@ -107,18 +117,18 @@ def _end(ranks: Sequence[subprocess.Popen[bytes]]) -> None:
             rank.kill()
 
 
-def _failure(files: Sequence[Path], codes: Sequence[int]) -> RunFailed:
+def _failure(files: Sequence[Path], failed: Mapping[int, int], count: int) -> RunFailed:
     """What to report: a rank's own reason before what the others saw of it."""
     found = [failure for path in files if (failure := _read(path)) is not None]
     for failure in found:
         if failure.code != "internal":
             return failure
-    rank, code = next((r, c) for r, c in enumerate(codes) if c)
-    rank, code = next(((r, c) for r, c in enumerate(codes) if c < 0), (rank, code))
+    # A signal came from outside; the others saw only that the connection broke.
+    code, rank = min((code, rank) for rank, code in failed.items())
     how = f"was ended by {signal.Signals(-code).name}" if code < 0 else f"ended with {code}"
     seen = "".join(f"; {failure.message}" for failure in found[:1])
     return RunFailed(
-        code="rank_lost", message=f"rank {rank} of {len(codes)} {how}{seen}", retryable=True
+        code="rank_lost", message=f"rank {rank} of {count} {how}{seen}", retryable=True
     )
 
 

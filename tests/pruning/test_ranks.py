@@ -13,6 +13,7 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
+from pruning.checkpoint import load_checkpoint
 from pruning.errors import InvalidRecipe
 from pruning.events import Event, PruneFinished, RunFailed, RunFinished, StepFinished, parse_event
 from pruning.manifest import read_manifest
@@ -29,12 +30,35 @@ def inputs(tmp_path_factory: pytest.TempPathFactory) -> Path:
     directory = tmp_path_factory.mktemp("inputs")
     make_tiny_model(attention_bias=False, mlp_bias=False).save_pretrained(directory / "model")
     make_tiny_tokenizer().save_pretrained(directory / "model")
-    write_corpus(directory / "corpus.jsonl")
+    (directory / "text").mkdir()
+    for seed, name in enumerate(("garden", "orchard")):
+        write_corpus(directory / "text" / f"{name}.jsonl", seed=seed)
     return directory
 
 
-def recipe_of(inputs: Path, **changes: object) -> Recipe:
-    return make_recipe(inputs / "model", inputs / "corpus.jsonl", **changes)
+def recipe_of(inputs: Path, recovery: dict[str, object] | None = None, **changes: object) -> Recipe:
+    """With everything that looks at the model while it is spread, or that a cut has to follow."""
+    training = {
+        "sequence_length": 64,
+        "batch_sequences": 5,
+        "micro_batch_sequences": 2,
+        "precision": "float32",
+        "learning_rate": {"peak": 3e-3},
+        "separate_documents": True,
+        "average_decay": 0.5,
+        "activation_checkpointing": True,
+        "distillation": {"teacher": "previous", "weight": 0.5},
+        **(recovery or {}),
+    }
+    text = inputs / "text"
+    data = {
+        "train": str(text),
+        "held_out_fraction": 0.1,
+        "mixture": {"kind": "dynamic", "update_steps": 2},
+    }
+    schedule = {"num_increments": 3, "num_tokens": 12 * 320, "token_share": "constant"}
+    fields = {"recovery": training, "data": data, "schedule": schedule}
+    return make_recipe(inputs / "model", text, **{**fields, **changes})
 
 
 @pytest.fixture(scope="module")
@@ -134,12 +158,18 @@ def test_four_processes_go_on_from_the_checkpoint_of_two(
     assert_same_training(tmp_path, alone[0])
 
 
-def test_a_killed_process_ends_the_run_with_75(inputs: Path, tmp_path: Path) -> None:
-    endless = {"num_increments": 1, "num_tokens": 10_000 * 256}
-    recipe = recipe_of(inputs, processes=2, schedule=endless)
+def test_a_killed_process_ends_the_run_with_75_and_leaves_what_it_kept(
+    inputs: Path, tmp_path: Path
+) -> None:
+    endless = {"num_increments": 1, "num_tokens": 10_000 * 320}
+    recipe = recipe_of(
+        inputs, {"checkpoint_seconds": 1e-9}, processes=2, schedule=endless, target="10%"
+    )
     with started(recipe, tmp_path) as (process, pipe):
+        steps = 0
         for line in pipe:
-            if isinstance(parse_event(line), StepFinished):
+            steps += isinstance(parse_event(line), StepFinished)
+            if steps == 2:
                 break
         os.kill(last_rank(process), signal.SIGKILL)
         events = [parse_event(line) for line in pipe]
@@ -147,6 +177,9 @@ def test_a_killed_process_ends_the_run_with_75(inputs: Path, tmp_path: Path) -> 
     failures = [event for event in events if isinstance(event, RunFailed)]
     assert [(event.code, event.retryable) for event in failures] == [("rank_lost", True)]
     assert "rank 1 of 2 was ended by SIGKILL" in failures[0].message
+    kept = load_checkpoint(tmp_path / "partial-0001")
+    assert kept.state["progress"]["step"] >= 1
+    assert all(weight.isfinite().all() for weight in kept.model.parameters())
 
 
 def last_rank(process: subprocess.Popen[bytes]) -> int:
