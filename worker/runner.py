@@ -133,7 +133,7 @@ def _finish(workplace: Workplace, lease: Lease, finished: Finished) -> None:
 def _attempt_directory(workplace: Workplace, lease: Lease) -> Iterator[Path]:
     """A fresh directory for this attempt; what earlier ones left on this host goes first.
 
-    Of a job that will be tried again, the increment in progress stays.
+    Of a job that will be tried again, or resumed, the increment in progress stays.
     """
     job_dir = workplace.settings.work_dir / lease.job_id
     kept.rescue(job_dir)
@@ -142,13 +142,13 @@ def _attempt_directory(workplace: Workplace, lease: Lease) -> Iterator[Path]:
     try:
         yield directory
     finally:
-        kept.leave(directory, goes_on=_is_queued(workplace, lease.job_id))
+        kept.leave(directory, goes_on=_goes_on(workplace, lease.job_id))
 
 
-def _is_queued(workplace: Workplace, job_id: str) -> bool:
+def _goes_on(workplace: Workplace, job_id: str) -> bool:
     try:
         with reading(workplace.factory) as session:
-            return session.get_one(Job, job_id).status is JobStatus.QUEUED
+            return session.get_one(Job, job_id).status in (JobStatus.QUEUED, JobStatus.PAUSED)
     except SQLAlchemyError:
         return False  # The database is away, and the disk must not fill up meanwhile.
 
