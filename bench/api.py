@@ -296,11 +296,11 @@ def bench_downloads(bench: Bench) -> dict[str, Any]:
         for number in range(FILE_BYTES >> 20):
             file.write(hashlib.sha256(str(number).encode()).digest() * (1 << 15))
     store = LocalStore(bench.settings.data_dir / "artifacts")
+    blob = store.put_file(content)
     with transaction(bench.factory) as session:
         job = make_job(session, bench.holder.tenant_id)
         start_job(session, job)
         checkpoint = make_checkpoint(session, store, job, bench.directory, files={"small": b"x"})
-        blob = store.put_file(content)
         for statement in (
             "INSERT INTO blobs VALUES (:sha, :size, 'stored', now())",
             "INSERT INTO checkpoint_files VALUES (:id, 'large', :sha, :size)",

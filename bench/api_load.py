@@ -83,8 +83,11 @@ def _repeat(url: str, asked: Asked, count: int, latencies: list[float]) -> None:
 async def listen(url: str, paths: Sequence[str], key: str, seconds: float) -> list[float]:
     """Delays, in seconds, of every `sent_at` that the streams deliver in that time."""
     delays: list[float] = []
-    async with asyncio.timeout(seconds + 60):
+    async with asyncio.timeout(seconds + 120):
         readers = [asyncio.create_task(_stream(url, path, key, delays)) for path in paths]
+        while len(delays) < len(paths):  # Until about all are there: what counts comes then.
+            await asyncio.sleep(0.1)
+        delays.clear()
         await asyncio.sleep(seconds)
         for reader in readers:
             reader.cancel()
