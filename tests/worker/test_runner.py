@@ -213,7 +213,7 @@ def test_a_slice_of_no_length_commits_one_increment(
         store=workplace.store,
         identity=workplace.identity,
     )
-    job_id = submit(step_seconds=0.2)
+    job_id = submit(step_seconds=0.35)
     while look(job_id).status is JobStatus.QUEUED:
         run(short, job_id)
     assert look(job_id).status is JobStatus.SUCCEEDED
@@ -257,7 +257,7 @@ def test_a_paused_job_stops_at_a_boundary_and_resumes_there(
 def test_a_worker_that_ends_gives_the_job_back_at_a_boundary(
     workplace: Workplace, submit: Submit, look: Look, factory: SessionFactory
 ) -> None:
-    job_id = submit(increments=4, step_seconds=0.1)
+    job_id = submit(increments=4, step_seconds=0.3)
     thread = in_background(workplace, job_id)
     wait_for(lambda: look(job_id).increments_done == 1)
     workplace.stopping.set()
