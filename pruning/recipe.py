@@ -1030,7 +1030,7 @@ def _ends_at_the_cut(fragment: Mapping[str, Any], request: Mapping[str, Any]) ->
     """Whether the curvatures are measured, and nothing trains afterwards."""
     asked = _overlay(fragment, {k: v for k, v in request.items() if isinstance(v, Mapping)})
     importance, recovery = asked.get("importance", {}), asked.get("recovery", {})
-    return importance.get("kind") == "fisher" and recovery.get("kind") == "none"
+    return (importance.get("kind"), recovery.get("kind")) == ("fisher", "none")
 
 
 def _long_data(request: Mapping[str, Any]) -> Mapping[str, Any]:
