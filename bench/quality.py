@@ -4,7 +4,7 @@
 
 `--data` holds `c4.calibration.jsonl.gz`, `wikitext2.test.tokens.txt` and, for zero-shot accuracy,
 `arc_easy.first200.jsonl` and `piqa.first200.jsonl`. A preset may carry changes
-to its recipe, as in `espalier,importance.ridge=0.001`, which is how the ablations of docs/method.md
+to its recipe, as in `espalier,importance.ridge=0.003`, which is how the ablations of docs/method.md
 were made. Each preset runs in a process of its own, on the same text, one after the other.
 """
 
