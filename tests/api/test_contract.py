@@ -9,7 +9,7 @@ from bench.contract import furnished, run, summary
 from registry.settings import Settings
 
 EXAMPLES = int(os.environ.get("ESPALIER_TEST_EXAMPLES", "3"))
-# Named, so that the gate asks the same each time; `python -m bench.contract` draws another each time.
+# Named, so that the gate asks the same each time; `python -m bench.contract` need not.
 SEED = int(os.environ.get("ESPALIER_TEST_SEED", "1"))
 INCLUDED = os.environ.get("ESPALIER_TEST_OPERATIONS", "^/v1/(webhooks|credentials)$|/pause$")
 
