@@ -12,6 +12,7 @@ import queue
 import signal
 import subprocess
 import threading
+import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -25,6 +26,7 @@ from pruning.events import Event, parse_event
 _PR_SET_PDEATHSIG = 1
 _LOG_TAIL_BYTES = 8192
 _MALFORMED_SHOWN = 200
+_LAST_WORDS_SECONDS = 5.0
 
 # What a program needs to find its interpreter, its devices and its caches, and nothing that opens
 # doors.
@@ -138,6 +140,7 @@ class Child:
         self._log_path = log_path
         self._events: queue.SimpleQueue[Event | _End] = queue.SimpleQueue()
         self._ended = False
+        self._died_at: float | None = None
         self._reader = threading.Thread(
             target=self._read, args=(events_fd,), name=f"events-{process.pid}", daemon=True
         )
@@ -175,13 +178,24 @@ class Child:
         try:
             event = self._events.get(timeout=timeout_seconds)
         except queue.Empty:
-            # A grandchild may keep the pipe open after the child is gone.
-            self._ended = self._ended or self._process.poll() is not None
+            self._look_for_death()
             return None
         if isinstance(event, _End):
             self._ended = True
             return None
         return event
+
+    def _look_for_death(self) -> None:
+        """End the wait for a pipe that a grandchild keeps open, but not before all was read.
+
+        On a busy machine the last events are still on their way when the child is gone already.
+        """
+        if self._process.poll() is None:
+            return
+        self.kill()
+        now = time.monotonic()
+        self._died_at = self._died_at or now
+        self._ended = self._ended or now - self._died_at > _LAST_WORDS_SECONDS
 
     @property
     def ended(self) -> bool:

@@ -9,6 +9,7 @@ from typing import Any
 import psutil
 import pytest
 
+from pruning.events import PhaseChanged, dump_event
 from tests.worker.processes import ROOT, wait_until
 from worker.child import Invocation, child_environment, start
 
@@ -65,6 +66,31 @@ def test_a_child_dies_with_its_worker(tmp_path: Path) -> None:
         child = psutil.Process(int(parent.stdout.readline()))
         parent.send_signal(signal.SIGKILL)
     wait_until(lambda: not child.is_running() or child.status() == psutil.STATUS_ZOMBIE, 5)
+
+
+def test_what_a_child_said_last_is_heard_after_its_death(tmp_path: Path) -> None:
+    event = PhaseChanged(phase="training", increment=1)
+    line = dump_event(event).encode() + b"\n"
+    # On a busy machine the pipe is read late; here it is written late, by a process that outlives.
+    program = (
+        "import os, sys, time; fd = int(sys.argv[sys.argv.index('--events-fd') + 1])\n"
+        "if os.fork() == 0:\n"
+        f"    os.setsid(); time.sleep(1); os.write(fd, {line!r})"
+    )
+    invocation = Invocation(
+        command=(sys.executable, "-c", program),
+        recipe_path=tmp_path,
+        out_dir=tmp_path,
+        resume_from=None,
+        device="cpu",
+        environment={"PATH": "/usr/bin:/bin"},
+        log_path=tmp_path / "log",
+    )
+    heard = []
+    with start(invocation) as child:
+        while not child.ended:
+            heard.append(child.next_event(0.1))
+    assert event in heard
 
 
 def test_leaving_the_block_kills_the_whole_group(tmp_path: Path) -> None:
