@@ -21,7 +21,7 @@ def test_the_demo_goes_on_after_ctrl_c_and_ends_with_its_table(tmp_path: Path) -
     command += ["--model", str(model), "--data", str(text), "--target", "30%"]
 
     log = tmp_path / "first.log"
-    first = _start([*command, "--tokens", "80000"], log)
+    first = _start([*command, "--tokens", "240000"], log)
     wait_until(lambda: "(base)" in log.read_text(), seconds=180, what="a first evaluation")
     tree = psutil.Process(first.pid).children(recursive=True)
     first.send_signal(signal.SIGINT)
@@ -29,7 +29,7 @@ def test_the_demo_goes_on_after_ctrl_c_and_ends_with_its_table(tmp_path: Path) -
     assert_gone(tree, seconds=1)
 
     log = tmp_path / "second.log"
-    second = _start([*command, "--tokens", "80000"], log)
+    second = _start([*command, "--tokens", "240000"], log)
     assert second.wait(240) == 0, log.read_text()
     assert _job(log) == _job(tmp_path / "first.log")
     _assert_every_cell_is_filled(log.read_text())
