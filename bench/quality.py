@@ -63,8 +63,8 @@ MAX_MODEL_SIZES = 3.0
 
 DEFAULTS = {
     "espalier": {
-        "schedule": {"num_increments": 1},
-        "importance": {"calibration": {"num_samples": 72, "sequence_length": 512, "batch_size": 2}},
+        "schedule": {"num_increments": 2},
+        "importance": {"calibration": {"num_samples": 40, "sequence_length": 512, "batch_size": 2}},
     },
     "adapt_pruner": {"schedule": {"num_increments": 8}},
 }
