@@ -9,7 +9,7 @@ diagonals, and how far to go along the step is tried on text that C has not seen
 Shapes: B sequences, T tokens, O outputs and I inputs of a projection, K inputs that a cut keeps.
 """
 
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from itertools import count
@@ -21,6 +21,7 @@ from transformers import PreTrainedModel
 from pruning.brain_surgeon import damped
 from pruning.errors import InvalidData
 from pruning.importance.moments import Moments
+from pruning.models.freezing import frozen
 from pruning.models.loss import Precision, training_loss
 from pruning.models.projections import BlockKey, output_projections
 from pruning.plan import PruningPlan
@@ -83,7 +84,7 @@ def take_newton_step(
     num_trials = -(-len(batches) // _TRIAL_SHARE)
     trials = batches[-num_trials:]
     weights = {key: tensor.parameter for key, tensor in output_projections(model).items()}
-    with _as_evaluated(model):
+    with frozen(model):
         gradients = _mean_gradients(model, weights, batches[:-num_trials], precision)
         steps = {key: _step(gradients[key], moments, key) for key in weights}
         return _walk(model, weights, steps, trials, precision)
@@ -96,7 +97,7 @@ def _mean_gradients(
     precision: Precision,
 ) -> dict[BlockKey, Tensor]:
     """C [O, I] of each projection, the loss being the sum over a sequence's tokens."""
-    with _only_trainable(model, weights.values()):
+    with _wanting_gradients(weights.values()):
         for ids_BT in batches:
             training_loss(model, ids_BT, precision).backward()  # type: ignore[no-untyped-call]  # torch's own
         num_tokens = sum(ids_BT.numel() for ids_BT in batches)
@@ -104,7 +105,6 @@ def _mean_gradients(
         for key, weight in weights.items():
             assert weight.grad is not None
             found[key] = weight.grad / num_tokens
-            weight.grad = None
     return found
 
 
@@ -128,17 +128,17 @@ def _walk(
 ) -> StepTaken:
     starts = {key: weight.clone() for key, weight in weights.items()}
 
-    def go(length: float) -> float:
+    def go(length: float) -> None:
         for key, weight in weights.items():
             torch.add(starts[key], steps[key], alpha=length, out=weight.data)
-        return _loss(model, trials, precision)
 
-    before = best = go(0.0)
+    before = best = _loss(model, trials, precision)
     reached = 0.0
     for doubling in count():
         length = _SHORTEST * 2**doubling
+        go(length)
         # A non-finite loss is no improvement either.
-        if not (loss := go(length)) < best:
+        if not (loss := _loss(model, trials, precision)) < best:
             break
         best, reached = loss, length
     go(reached)
@@ -151,29 +151,15 @@ def _loss(model: PreTrainedModel, batches: Sequence[Tensor], precision: Precisio
 
 
 @contextmanager
-def _as_evaluated(model: PreTrainedModel) -> Iterator[None]:
-    """Dropout is off; given back afterwards."""
-    was_training = model.training
-    model.eval()
-    try:
-        yield
-    finally:
-        model.train(was_training)
-
-
-@contextmanager
-def _only_trainable(model: PreTrainedModel, weights: Iterable[nn.Parameter]) -> Iterator[None]:
-    """Only these weights want a gradient, and have none yet; given back afterwards."""
-    before = {
-        parameter: (parameter.requires_grad, parameter.grad) for parameter in model.parameters()
-    }
-    model.requires_grad_(False)
+def _wanting_gradients(weights: Collection[nn.Parameter]) -> Iterator[None]:
+    """These weights of a frozen model collect gradients, from none; what they had is given back."""
+    before = [weight.grad for weight in weights]
     for weight in weights:
         weight.requires_grad_(True)
         weight.grad = None
     try:
         yield
     finally:
-        for parameter, (flag, grad) in before.items():
-            parameter.requires_grad_(flag)
-            parameter.grad = grad
+        for weight, grad in zip(weights, before, strict=True):
+            weight.requires_grad_(False)
+            weight.grad = grad

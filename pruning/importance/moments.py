@@ -14,6 +14,7 @@ from torch.utils.hooks import RemovableHandle
 from transformers import PreTrainedModel
 
 from pruning.errors import InvalidData
+from pruning.models.freezing import frozen
 from pruning.models.loss import Precision, autocast, training_loss
 from pruning.models.projections import BlockKey, output_projections
 
@@ -48,7 +49,7 @@ def measure_moments(
     if not batches:
         raise InvalidData("no calibration text", param="data")
     sums = {key: _Sums(tensor.module) for key, tensor in output_projections(model).items()}
-    with _frozen(model), ExitStack() as stack:
+    with frozen(model), ExitStack() as stack:
         for handle in (s.watch() for s in sums.values()):
             stack.callback(handle.remove)
         for ids_BT in batches:
@@ -137,21 +138,6 @@ def _exact_products(rows_NI: Tensor) -> Iterator[None]:
         yield
     finally:
         settings.fp32_precision = before
-
-
-@contextmanager
-def _frozen(model: PreTrainedModel) -> Iterator[None]:
-    """No weight wants a gradient, dropout is off; given back afterwards."""
-    flags = {parameter: parameter.requires_grad for parameter in model.parameters()}
-    was_training = model.training
-    model.requires_grad_(False)
-    model.eval()
-    try:
-        yield
-    finally:
-        model.train(was_training)
-        for parameter, flag in flags.items():
-            parameter.requires_grad_(flag)
 
 
 @contextmanager
