@@ -22,7 +22,7 @@ from pruning.brain_surgeon import damped
 from pruning.errors import InvalidData
 from pruning.importance.moments import Moments
 from pruning.models.freezing import frozen
-from pruning.models.loss import Precision, training_loss
+from pruning.models.loss import Precision, token_losses, training_loss
 from pruning.models.projections import BlockKey, output_projections
 from pruning.plan import PruningPlan
 from pruning.surgery import kept_inputs
@@ -146,7 +146,7 @@ def _walk(
 
 
 def _loss(model: PreTrainedModel, batches: Sequence[Tensor], precision: Precision) -> float:
-    losses = [float(training_loss(model, ids_BT, precision)) for ids_BT in batches]
+    losses = [float(token_losses(model, ids_BT, precision).sum()) for ids_BT in batches]
     return sum(losses) / sum(ids_BT.numel() for ids_BT in batches)
 
 
