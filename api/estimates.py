@@ -16,7 +16,9 @@ from api.schemas.estimates import (
     SizeRead,
 )
 from pruning.estimate import Estimate, estimate
-from pruning.recipe import DataSource, HubModel, InlineData, PathData, Recipe, UploadData
+from pruning.recipe import Recipe
+from pruning.recipe_parts.data import DataSource, InlineData, PathData, UploadData
+from pruning.recipe_parts.model import HubModel
 from registry import credentials, files
 from registry.db import SessionFactory
 from registry.estimates import Pace

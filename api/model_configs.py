@@ -10,7 +10,7 @@ from typing import Any
 
 from api.gguf_headers import config_of_gguf
 from pruning.errors import InvalidModel, ModelNotFound
-from pruning.recipe import HubModel, ModelSource, PathModel
+from pruning.recipe_parts.model import HubModel, ModelSource, PathModel
 from registry.settings import Settings
 
 MAX_BYTES = 1 << 20

@@ -3,7 +3,9 @@
 from collections.abc import Iterable, Iterator
 
 from api.errors import Problem
-from pruning.recipe import PathData, PathModel, Recipe
+from pruning.recipe import Recipe
+from pruning.recipe_parts.data import PathData
+from pruning.recipe_parts.model import PathModel
 from registry.settings import Settings
 
 

@@ -10,7 +10,8 @@ from huggingface_hub.errors import HfHubHTTPError, LocalEntryNotFoundError
 from tokenizers import Tokenizer
 
 from api.errors import Problem
-from pruning.recipe import Data, DataSource, ModelSource, PathData, PathModel, UploadData
+from pruning.recipe_parts.data import Data, DataSource, PathData, UploadData
+from pruning.recipe_parts.model import ModelSource, PathModel
 from registry.settings import Settings
 from registry.storage import ArtifactStore
 from registry.tables import UploadedFile

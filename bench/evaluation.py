@@ -38,7 +38,8 @@ from pruning.evaluation.harness import HarnessModel
 from pruning.evaluation.rows import build_task, read_suites
 from pruning.evaluation.score_cache import ScoreCache
 from pruning.evaluation.suites import encode_text, run_suites
-from pruning.recipe import Data, Evaluation, PathData, PerplexitySuite, RowsSuite
+from pruning.recipe_parts.data import Data, PathData
+from pruning.recipe_parts.evaluation import Evaluation, PerplexitySuite, RowsSuite
 
 RESULTS = Path(__file__).parent / "results" / "evaluation.json"
 TASKS = ("arc_easy", "piqa", "hellaswag", "winogrande", "boolq", "mmlu", "lambada")

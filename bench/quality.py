@@ -30,7 +30,8 @@ from pruning.evaluation.perplexity import evaluate_perplexity
 from pruning.evaluation.suites import run_suites
 from pruning.models.geometry import count_parameters, count_prunable_parameters
 from pruning.presets import PRESETS
-from pruning.recipe import Evaluation, Recipe
+from pruning.recipe import Recipe
+from pruning.recipe_parts.evaluation import Evaluation
 
 CALIBRATION = "c4.calibration.jsonl.gz"
 EVALUATION = "wikitext2.test.tokens.txt"

@@ -36,7 +36,8 @@ from pruning.models.geometry import (
     unpruned_plan,
 )
 from pruning.models.load import load_base_model
-from pruning.recipe import Allocation, Constraints, Importance, PathModel
+from pruning.recipe_parts.method import Allocation, Constraints, Importance
+from pruning.recipe_parts.model import PathModel
 from pruning.surgery import apply_plan
 
 RESULTS = Path(__file__).parent / "results"

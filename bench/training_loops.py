@@ -176,7 +176,8 @@ def _batches(args: argparse.Namespace) -> Iterator[Tensor]:
     """Random windows ids_BT of the text."""
     from pruning.data.corpus import build_corpus
     from pruning.models.load import load_base_model
-    from pruning.recipe import Data, PathModel
+    from pruning.recipe_parts.data import Data
+    from pruning.recipe_parts.model import PathModel
 
     tokenizer = load_base_model(PathModel(path=str(args.model)), dtype=torch.float32).tokenizer
     data = Data.model_validate({"train": {"kind": "path", "path": str(args.text)}})

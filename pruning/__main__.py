@@ -28,7 +28,8 @@ from pruning import launch, parked
 from pruning.errors import CheckpointCorrupt, InvalidRecipe, PruningError
 from pruning.events import Emit, Event, RunFailed, dump_event
 from pruning.manifest import TRAINING_STATE, Manifest, read_manifest
-from pruning.recipe import ExportFormat, Recipe
+from pruning.recipe import Recipe
+from pruning.recipe_parts.output import ExportFormat
 from pruning.terminal import TerminalProgress
 
 EXIT_RETRYABLE = 75

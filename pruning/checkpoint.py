@@ -40,7 +40,8 @@ from pruning.manifest import (
 from pruning.models.distillation import freeze
 from pruning.models.load import load_base_model
 from pruning.ranks import whole
-from pruning.recipe import PathModel, Recipe
+from pruning.recipe import Recipe
+from pruning.recipe_parts.model import PathModel
 
 _WEIGHTS = "model.safetensors"
 _MASTER_WEIGHTS = "weights.safetensors"

@@ -27,7 +27,9 @@ from pruning.methods.increments import (
 )
 from pruning.models.architecture import Architecture, Costs, read_architecture
 from pruning.models.support import check_supported
-from pruning.recipe import Axis, Recipe, Shape
+from pruning.recipe import Recipe
+from pruning.recipe_parts.method import Axis
+from pruning.recipe_parts.target import Shape
 
 _TRAINING_BYTES = {"full": 16 + 4, "lora": 4 + 4, "none": 8}
 """Of each parameter: fp32 weight, gradient and two moments where all are trained, and the weight to

@@ -15,7 +15,7 @@ from pydantic import BaseModel, ConfigDict, Field
 
 from pruning.errors import PruningError
 from pruning.models.load import load_base_model
-from pruning.recipe import ModelSource
+from pruning.recipe_parts.model import ModelSource
 
 MAX_PROMPT_TOKENS = 512
 _NICENESS = 10

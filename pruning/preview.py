@@ -15,7 +15,7 @@ from pruning.data.cleaning import Cleaner, CleaningReport
 from pruning.data.held_out import split_held_out
 from pruning.data.sources import NamedSource, ReadReport, expand_domains, read_documents
 from pruning.errors import PruningError
-from pruning.recipe import Data, HubData
+from pruning.recipe_parts.data import Data, HubData
 
 MAX_DOCUMENTS = 2_000
 """Of each domain."""

@@ -7,7 +7,7 @@ import torch
 
 from pruning.errors import InvalidPlan
 from pruning.plan import PruningPlan
-from pruning.recipe import Axis
+from pruning.recipe_parts.method import Axis
 
 
 @dataclass(frozen=True)

@@ -15,7 +15,8 @@ from cryptography.hazmat.primitives.ciphers.aead import AESGCM
 from sqlalchemy import select
 from sqlalchemy.orm import Session
 
-from pruning.recipe import HubModel, Recipe
+from pruning.recipe import Recipe
+from pruning.recipe_parts.model import HubModel
 from registry.db import database_now
 from registry.errors import CredentialNotUsable, NotFound
 from registry.ids import new_id

@@ -8,7 +8,8 @@ from pathlib import Path
 from sqlalchemy import and_, or_, select
 from sqlalchemy.orm import Session
 
-from pruning.recipe import Recipe, UploadData
+from pruning.recipe import Recipe
+from pruning.recipe_parts.data import UploadData
 from registry.blobs import refer_to
 from registry.db import database_now
 from registry.errors import FileInUse, FileNotUsable, InvalidCursor, NotFound

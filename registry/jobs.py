@@ -8,7 +8,8 @@ from typing import Any, Literal
 from sqlalchemy import Select, and_, or_, select
 from sqlalchemy.orm import Session
 
-from pruning.recipe import HubModel, Recipe
+from pruning.recipe import Recipe
+from pruning.recipe_parts.model import HubModel
 from registry import events, files, outbox, scheduling, webhooks
 from registry.db import database_now
 from registry.errors import InvalidCursor, InvalidTransition, NotFound

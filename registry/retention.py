@@ -10,7 +10,7 @@ from sqlalchemy import delete, select
 from sqlalchemy.orm import Session
 
 from pruning.manifest import MANIFEST_NAME, TRAINING_STATE
-from pruning.recipe import Keep, Output
+from pruning.recipe_parts.output import Keep, Output
 from registry import checkpoints
 from registry.status import JobStatus
 from registry.tables import Checkpoint, CheckpointFile, Evaluation, Job

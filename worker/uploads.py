@@ -10,7 +10,8 @@ from pathlib import Path
 from typing import Any
 
 from pruning.errors import InvalidData
-from pruning.recipe import DataSource, PathData, Recipe, UploadData
+from pruning.recipe import Recipe
+from pruning.recipe_parts.data import DataSource, PathData, UploadData
 from registry import files
 from registry.db import reading
 from registry.leases import Lease

@@ -12,7 +12,8 @@ from api.paths import refuse_forbidden
 from api.previews import find_tokenizer, uploads_as_paths
 from api.schemas.data import DataPreviewRead, DataPreviewRequest, DomainPreviewRead
 from pruning.preview import DomainPreview, Preview, preview
-from pruning.recipe import Data, PathData, PathModel, UploadData
+from pruning.recipe_parts.data import Data, PathData, UploadData
+from pruning.recipe_parts.model import PathModel
 from registry import files
 from registry.tenancy import reading_of
 

@@ -5,7 +5,8 @@ from typing import Literal
 from pydantic import BaseModel, ConfigDict, Field, field_validator
 
 from api.schemas.base import Read
-from pruning.recipe import Data, ModelSource, parse_model
+from pruning.recipe_parts.data import Data
+from pruning.recipe_parts.model import ModelSource, parse_model
 
 
 class DataPreviewRequest(BaseModel):

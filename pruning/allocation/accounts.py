@@ -10,7 +10,7 @@ from pruning.errors import InvalidPlan
 from pruning.models.adapter import AXES
 from pruning.models.geometry import Geometry
 from pruning.plan import LayerPlan, PruningPlan
-from pruning.recipe import Axis, Constraints
+from pruning.recipe_parts.method import Axis, Constraints
 from pruning.scores import LayerScores, Scores
 
 

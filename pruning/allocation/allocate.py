@@ -13,7 +13,8 @@ from pruning.allocation.zscore import axis_rates, standout_widths
 from pruning.errors import TargetUnreachable
 from pruning.models.geometry import Geometry
 from pruning.plan import PruningPlan
-from pruning.recipe import Allocation, Axis, Shape
+from pruning.recipe_parts.method import Allocation, Axis
+from pruning.recipe_parts.target import Shape
 from pruning.scores import Scores
 
 Owed = dict[tuple[int, Axis], float]

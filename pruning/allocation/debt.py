@@ -4,7 +4,7 @@ from typing import Self
 
 from pydantic import BaseModel, ConfigDict
 
-from pruning.recipe import Axis
+from pruning.recipe_parts.method import Axis
 
 
 class LayerDebt(BaseModel):

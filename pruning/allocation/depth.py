@@ -9,7 +9,7 @@ from collections.abc import Sequence
 from pruning.errors import TargetUnreachable
 from pruning.models.geometry import Geometry
 from pruning.plan import GONE, PruningPlan
-from pruning.recipe import Axis, Constraints
+from pruning.recipe_parts.method import Axis, Constraints
 from pruning.scores import LayerScores, Scores
 
 DEPTH_AXES: tuple[Axis, ...] = ("layer", "attention_block", "mlp_block")

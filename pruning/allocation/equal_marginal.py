@@ -10,7 +10,7 @@ from itertools import pairwise
 from pruning.allocation.accounts import Account
 from pruning.allocation.per_layer import open_ledgers, pay_down
 from pruning.allocation.same_width import SharedAccount, removed_together
-from pruning.recipe import Axis
+from pruning.recipe_parts.method import Axis
 
 
 def convex_marginals(costs: Sequence[float], sizes: Sequence[int]) -> list[float]:

@@ -6,7 +6,7 @@ from pruning.allocation.widths import hidden_widths
 from pruning.errors import InvalidPlan, TargetUnreachable
 from pruning.models.geometry import Geometry
 from pruning.plan import PruningPlan
-from pruning.recipe import Constraints
+from pruning.recipe_parts.method import Constraints
 from pruning.scores import Scores
 
 

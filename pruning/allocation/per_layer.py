@@ -4,7 +4,7 @@ import heapq
 from dataclasses import dataclass, replace
 
 from pruning.allocation.accounts import Account
-from pruning.recipe import Axis
+from pruning.recipe_parts.method import Axis
 
 
 @dataclass

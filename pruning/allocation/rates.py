@@ -4,7 +4,7 @@ import math
 from collections.abc import Sequence
 from statistics import fmean, median, pstdev
 
-from pruning.recipe import Axis
+from pruning.recipe_parts.method import Axis
 
 # Blocks that leave the residual stream untouched would take the logarithm to minus infinity.
 _LEAST_IMPORTANCE = 1e-6

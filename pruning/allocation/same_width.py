@@ -5,7 +5,7 @@ from statistics import fmean
 
 from pruning.allocation.accounts import Account, num_removed
 from pruning.errors import InvalidPlan
-from pruning.recipe import Axis
+from pruning.recipe_parts.method import Axis
 
 
 @dataclass(frozen=True)

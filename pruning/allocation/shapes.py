@@ -10,7 +10,8 @@ from pruning.errors import TargetUnreachable
 from pruning.events import LayerWidths
 from pruning.models.geometry import Geometry
 from pruning.plan import PruningPlan
-from pruning.recipe import Axis, Constraints, Shape
+from pruning.recipe_parts.method import Axis, Constraints
+from pruning.recipe_parts.target import Shape
 from pruning.scores import Scores
 
 _STEPS = 4096

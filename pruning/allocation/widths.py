@@ -4,7 +4,8 @@ import math
 
 from pruning.errors import TargetUnreachable
 from pruning.events import LayerWidths
-from pruning.recipe import Axis, Constraints, Shape
+from pruning.recipe_parts.method import Axis, Constraints
+from pruning.recipe_parts.target import Shape
 
 
 def allowed_widths(axis: Axis, width: int, constraints: Constraints) -> tuple[int, ...]:

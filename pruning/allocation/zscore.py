@@ -7,7 +7,7 @@ from statistics import fmean, pstdev
 
 from pruning.allocation.accounts import Account
 from pruning.allocation.per_layer import open_ledgers, pay_down
-from pruning.recipe import Axis
+from pruning.recipe_parts.method import Axis
 from pruning.scores import Scores
 
 Widths = Mapping[tuple[int, Axis], int]

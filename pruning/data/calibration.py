@@ -11,7 +11,7 @@ from torch import Tensor
 
 from pruning.data.corpus import DomainTokens
 from pruning.errors import InvalidData
-from pruning.recipe import Calibration
+from pruning.recipe_parts.method import Calibration
 
 _STREAM = 0xCA11B
 """Keeps the calibration draws apart from the sampler's under the same seed."""

@@ -16,7 +16,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from pruning.errors import InvalidRecipe
-from pruning.recipe import Deduplication
+from pruning.recipe_parts.data import Deduplication
 
 _WORD = re.compile(r"\w+")
 _SHINGLE_WORDS = 5

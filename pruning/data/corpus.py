@@ -13,7 +13,7 @@ from pruning.data.held_out import content_hash, split_held_out
 from pruning.data.sources import NamedSource, ReadReport, expand_domains, read_documents
 from pruning.data.tokens import Tokens, TokenWriter
 from pruning.errors import InvalidData
-from pruning.recipe import Data, DataSource
+from pruning.recipe_parts.data import Data, DataSource
 
 _BATCH_DOCUMENTS = 256
 _BATCH_CHARACTERS = 1_000_000

@@ -8,7 +8,7 @@ weight further than a cap, so that one noisy evaluation cannot turn the mixture 
 import math
 from collections.abc import Mapping
 
-from pruning.recipe import Mixture
+from pruning.recipe_parts.data import Mixture
 
 
 def updated_weights(

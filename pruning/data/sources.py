@@ -15,7 +15,7 @@ from typing import IO, Any, cast
 import zstandard
 
 from pruning.errors import InvalidData
-from pruning.recipe import DataSource, Domain, HubData, InlineData, PathData, UploadData
+from pruning.recipe_parts.data import DataSource, Domain, HubData, InlineData, PathData, UploadData
 
 _COMPRESSIONS = (".gz", ".zst")
 _FORMATS = (".txt", ".md", ".jsonl", ".parquet")

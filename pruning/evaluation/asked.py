@@ -6,7 +6,8 @@ from typing import Any
 from pruning.data.cleaning import RunsOfWords
 from pruning.data.sources import ReadReport, read_documents
 from pruning.evaluation.suites import import_tasks, read_text
-from pruning.recipe import PerplexitySuite, Recipe
+from pruning.recipe import Recipe
+from pruning.recipe_parts.evaluation import PerplexitySuite
 
 
 def asked_of(recipe: Recipe) -> RunsOfWords | None:

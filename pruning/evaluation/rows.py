@@ -17,7 +17,8 @@ import datasets
 from lm_eval.api.task import ConfigurableTask
 
 from pruning.errors import InvalidData
-from pruning.recipe import PathData, RowKind, RowsSuite, UploadData
+from pruning.recipe_parts.data import PathData, UploadData
+from pruning.recipe_parts.evaluation import RowKind, RowsSuite
 
 Row = dict[str, Any]
 

@@ -15,7 +15,8 @@ from pruning.errors import InvalidData, InvalidRecipe
 from pruning.evaluation.perplexity import evaluate_perplexity
 from pruning.evaluation.score_cache import ScoreCache, model_fingerprint
 from pruning.models.loss import Precision
-from pruning.recipe import Evaluation, HarnessSuite, PathData, PerplexitySuite, RowsSuite
+from pruning.recipe_parts.data import PathData
+from pruning.recipe_parts.evaluation import Evaluation, HarnessSuite, PerplexitySuite, RowsSuite
 
 _PARAM = "evaluation.suites"
 

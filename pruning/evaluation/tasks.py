@@ -20,7 +20,7 @@ from pruning.evaluation.harness import HarnessModel
 from pruning.evaluation.rows import PRIMARY_METRICS, build_task
 from pruning.evaluation.score_cache import ScoreCache
 from pruning.models.loss import Precision
-from pruning.recipe import HarnessSuite, RowsSuite
+from pruning.recipe_parts.evaluation import HarnessSuite, RowsSuite
 
 _BOOTSTRAP_DRAWS = 1000
 """For metrics without a closed standard error, such as perplexity."""

@@ -10,7 +10,8 @@ from pruning.export.parity import ParityRecord
 from pruning.export.speed import SpeedRecord
 from pruning.manifest import Manifest, Measurement
 from pruning.paired import compare_rows, decode_rows
-from pruning.recipe import Domain, HubModel
+from pruning.recipe_parts.data import Domain
+from pruning.recipe_parts.model import HubModel
 
 CARD_NAME = "README.md"
 

@@ -22,7 +22,9 @@ from pruning.export.parity import ParityRecord, Tolerance, check_parity, write_r
 from pruning.export.remote_code import export_remote_code
 from pruning.export.speed import SpeedRecord, measure_beside, write_speed
 from pruning.models.load import load_base_model
-from pruning.recipe import ExportFormat, ModelSource, PathModel, Recipe
+from pruning.recipe import Recipe
+from pruning.recipe_parts.model import ModelSource, PathModel
+from pruning.recipe_parts.output import ExportFormat
 
 EXPORTS = "exports"
 """Subdirectory of a checkpoint with what was derived from it."""

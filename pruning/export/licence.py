@@ -7,7 +7,7 @@ from pathlib import Path
 from huggingface_hub import ModelCard, snapshot_download
 from huggingface_hub.errors import HfHubHTTPError, HFValidationError
 
-from pruning.recipe import HubModel, ModelSource
+from pruning.recipe_parts.model import HubModel, ModelSource
 
 _CARD = "README.md"
 _TEXTS = ("LICENSE*", "LICENCE*", "NOTICE*", "USE_POLICY*")

@@ -13,7 +13,7 @@ from pruning.brain_surgeon import Elimination, eliminate, output_cost
 from pruning.importance.moments import Moments
 from pruning.models.adapter import Adapter, adapter_for
 from pruning.models.projections import BLOCK_AXES, output_projection
-from pruning.recipe import Axis
+from pruning.recipe_parts.method import Axis
 from pruning.scores import LayerScores, Removal, Scores
 
 Widths = Callable[[Axis, int], Sequence[int]]

@@ -13,7 +13,7 @@ from torch import Tensor
 
 from pruning.events import LayerWidths
 from pruning.importance.masks import Masks
-from pruning.recipe import Axis
+from pruning.recipe_parts.method import Axis
 
 
 class MaskTarget(Protocol):

@@ -16,7 +16,7 @@ from pruning.importance.hard_concrete import MAX_LOG_ODDS, open_probability, sam
 from pruning.models.adapter import adapter_for
 from pruning.models.projections import BlockKey, output_projections
 from pruning.plan import LayerPlan, PruningPlan
-from pruning.recipe import Axis
+from pruning.recipe_parts.method import Axis
 from pruning.scores import LayerScores, Scores
 
 

@@ -22,7 +22,7 @@ from pruning.importance.stream import StreamMeasurement
 from pruning.importance.taylor import taylor_importance
 from pruning.models.adapter import Adapter, GroupedTensor, adapter_for
 from pruning.models.families import Span
-from pruning.recipe import Axis, Importance, ImportanceKind
+from pruning.recipe_parts.method import Axis, Importance, ImportanceKind
 from pruning.scores import LayerScores, Scores
 
 

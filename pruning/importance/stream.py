@@ -16,7 +16,7 @@ from pruning.importance.magnitude import magnitude_importance
 from pruning.importance.taylor import taylor_importance
 from pruning.models.adapter import GroupedTensor, adapter_for
 from pruning.models.hidden import outer_stream_tensors, stream_norms, stream_tensors
-from pruning.recipe import Importance
+from pruning.recipe_parts.method import Importance
 
 
 class StreamMeasurement:

@@ -2,7 +2,7 @@
 
 import torch
 
-from pruning.recipe import TaylorOrder
+from pruning.recipe_parts.method import TaylorOrder
 
 
 def taylor_importance(

@@ -14,7 +14,7 @@ from pruning.importance.taylor import taylor_importance
 from pruning.models.adapter import Adapter, GroupedTensor, adapter_for
 from pruning.models.families import Span
 from pruning.models.hidden import outer_stream_tensors, stream_tensors
-from pruning.recipe import TaylorOrder
+from pruning.recipe_parts.method import TaylorOrder
 from pruning.scores import LayerScores, Scores
 
 

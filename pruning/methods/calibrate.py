@@ -14,7 +14,7 @@ from pruning.methods.run import Run
 from pruning.methods.slicing import stream_scores
 from pruning.models.loss import autocast
 from pruning.models.projections import BlockKey
-from pruning.recipe import WITH_BIASES, Axis
+from pruning.recipe_parts.method import WITH_BIASES, Axis
 from pruning.scores import Scores
 
 

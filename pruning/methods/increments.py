@@ -7,7 +7,8 @@ from itertools import pairwise
 from typing import Literal
 
 from pruning.errors import TargetUnreachable
-from pruning.recipe import Axis, Schedule, Shape, Target
+from pruning.recipe_parts.method import Axis, Schedule
+from pruning.recipe_parts.target import Shape, Target
 
 BYTES_PER_PARAMETER = {"float32": 4, "bfloat16": 2, "float16": 2}
 _MIN_INCREMENTS = 3

@@ -25,7 +25,7 @@ from pruning.models.freezing import frozen
 from pruning.models.geometry import count_prunable_parameters
 from pruning.models.loss import training_loss
 from pruning.plan import PruningPlan
-from pruning.recipe import MASKED_AXES, Axis
+from pruning.recipe_parts.method import MASKED_AXES, Axis
 
 
 def learn_masks(run: Run, increment: Increment) -> Masks | None:

@@ -16,7 +16,8 @@ from pruning.models.distillation import freeze
 from pruning.models.load import load_base_model
 from pruning.models.loss import product_dtype
 from pruning.ranks import Ranks
-from pruning.recipe import HubModel, Recipe
+from pruning.recipe import Recipe
+from pruning.recipe_parts.model import HubModel
 from pruning.training.loop import Progress, TrainingLoop
 from pruning.training.optimizer import build_optimizer
 from pruning.training.schedule import Schedule

@@ -15,7 +15,9 @@ from pruning.models.geometry import count_parameters, count_prunable_parameters,
 from pruning.models.load import load_base_model
 from pruning.models.support import check_supported
 from pruning.plan import PruningPlan
-from pruning.recipe import WITH_BIASES, HubModel, Recipe
+from pruning.recipe import Recipe
+from pruning.recipe_parts.method import WITH_BIASES
+from pruning.recipe_parts.model import HubModel
 
 
 @dataclass(frozen=True, kw_only=True)

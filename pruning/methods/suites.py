@@ -14,7 +14,7 @@ from pruning.methods.run import Run
 from pruning.models.geometry import count_parameters
 from pruning.models.load import load_base_model
 from pruning.paired import encode_rows
-from pruning.recipe import PathModel
+from pruning.recipe_parts.model import PathModel
 
 _CACHE = "evaluations"
 _MAX_NAME = 64

@@ -13,7 +13,7 @@ from transformers import PretrainedConfig, PreTrainedModel
 from pruning.errors import InvalidModel, UnsupportedModel
 from pruning.events import LayerWidths
 from pruning.models.families import FAMILIES, Family, Member, Side, Span
-from pruning.recipe import Axis
+from pruning.recipe_parts.method import Axis
 
 AXES: tuple[Axis, ...] = ("intermediate", "kv_group", "query_head", "expert")
 """The axes inside a layer."""

@@ -24,7 +24,7 @@ from pruning.models.loss import (
     predictions_inside,
     product_dtype,
 )
-from pruning.recipe import Distillation
+from pruning.recipe_parts.recovery import Distillation
 
 _CHUNK_TOKENS = 256
 """Half of what cross-entropy takes: here two distributions and a gradient exist at once."""

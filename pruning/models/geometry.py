@@ -10,7 +10,7 @@ from pruning.events import LayerWidths
 from pruning.models.adapter import AXES, Adapter, adapter_for
 from pruning.models.hidden import outer_stream_tensors, stream_tensors
 from pruning.plan import LayerPlan, PruningPlan
-from pruning.recipe import Axis
+from pruning.recipe_parts.method import Axis
 
 
 @dataclass(frozen=True)

@@ -23,7 +23,7 @@ from transformers import (
 import espalier.loading  # noqa: F401
 from pruning.errors import InvalidModel, ModelNotFound
 from pruning.models.adapter import adapter_for
-from pruning.recipe import HubModel, ModelSource, PathModel
+from pruning.recipe_parts.model import HubModel, ModelSource, PathModel
 
 _SMALL_FILES = ("*.json", "*.model", "*.jinja", "*.txt")
 _WEIGHT_FILES = ("*.safetensors",)

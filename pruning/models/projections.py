@@ -4,7 +4,7 @@ from torch import nn
 from transformers import PreTrainedModel
 
 from pruning.models.adapter import Adapter, GroupedTensor, adapter_for
-from pruning.recipe import Axis
+from pruning.recipe_parts.method import Axis
 
 BLOCK_AXES: tuple[Axis, ...] = ("intermediate", "kv_group")
 """The coarsest axis of each block: its groups are columns of the block's output projection."""

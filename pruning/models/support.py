@@ -4,7 +4,8 @@ from collections.abc import Collection
 
 from pruning.errors import UnsupportedModel
 from pruning.models.families import FAMILIES, Family
-from pruning.recipe import ImportanceKind, Recipe
+from pruning.recipe import Recipe
+from pruning.recipe_parts.method import ImportanceKind
 
 _INSIDE_EXPERTS: tuple[ImportanceKind, ...] = (
     "magnitude",

@@ -11,7 +11,7 @@ from transformers import PreTrainedModel
 
 from pruning.events import Emit, RunWarning
 from pruning.models.adapter import adapter_for
-from pruning.recipe import Recovery
+from pruning.recipe_parts.recovery import Recovery
 
 _COMPILERS = {"cpu": ("c++", "g++", "clang++"), "cuda": ("cc", "gcc", "clang")}
 _RECOMPILE_LIMIT = 256

@@ -19,7 +19,7 @@ from pruning.errors import NumericsDiverged, OutOfMemory
 from pruning.events import Emit, RunWarning, StepFinished
 from pruning.models.loss import predictions_inside
 from pruning.ranks import Ranks, own_part, whole
-from pruning.recipe import Recovery
+from pruning.recipe_parts.recovery import Recovery
 from pruning.training.acceleration import accelerated
 from pruning.training.averaging import follow
 from pruning.training.lora import low_rank

@@ -6,7 +6,7 @@ from contextlib import contextmanager
 from torch import nn
 from transformers import PreTrainedModel
 
-from pruning.recipe import Lora
+from pruning.recipe_parts.recovery import Lora
 
 
 @contextmanager

@@ -5,7 +5,7 @@ from transformers import PreTrainedModel
 
 from pruning.models.distillation import distillation_loss, distillation_loss_from, top_tokens
 from pruning.models.loss import training_loss
-from pruning.recipe import Recovery
+from pruning.recipe_parts.recovery import Recovery
 from pruning.training.teacher_cache import TeacherCache
 
 

@@ -3,7 +3,7 @@
 import torch
 from torch import nn
 
-from pruning.recipe import Recovery
+from pruning.recipe_parts.recovery import Recovery
 from pruning.training.averaging import AVERAGE
 
 

@@ -3,7 +3,7 @@
 import math
 from dataclasses import dataclass
 
-from pruning.recipe import LearningRate
+from pruning.recipe_parts.recovery import LearningRate
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -16,7 +16,7 @@ from api.main import create_app
 from api.model_configs import fetch_config
 from api.settings import ApiSettings
 from pruning.errors import ModelNotFound
-from pruning.recipe import HubModel
+from pruning.recipe_parts.model import HubModel
 from registry import jobs
 from registry.db import SessionFactory, transaction
 from registry.settings import Settings

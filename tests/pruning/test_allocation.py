@@ -16,7 +16,7 @@ from pruning.errors import InvalidPlan, TargetUnreachable
 from pruning.models.adapter import AXES
 from pruning.models.geometry import Geometry
 from pruning.plan import PruningPlan
-from pruning.recipe import Allocation, AllocationKind, Axis, Constraints, Layout
+from pruning.recipe_parts.method import Allocation, AllocationKind, Axis, Constraints, Layout
 from pruning.scores import LayerScores, Scores
 
 HIDDEN, HEAD = 64, 16

@@ -16,7 +16,7 @@ from pruning.models.families import FAMILIES as SUPPORTED
 from pruning.models.geometry import unpruned_plan
 from pruning.models.projections import output_projections
 from pruning.plan import PruningPlan
-from pruning.recipe import Importance
+from pruning.recipe_parts.method import Importance
 from pruning.surgery import apply_mask, apply_plan
 from tests.pruning.tiny import FAMILIES, make_tiny_model, random_ids
 

@@ -17,7 +17,8 @@ from pruning.models.block_rotation import slice_blocks
 from pruning.models.families import FAMILIES as SUPPORTED
 from pruning.models.geometry import count_parameters, geometry_of, layer_widths, unpruned_plan
 from pruning.pipeline import run
-from pruning.recipe import PathModel, Recipe
+from pruning.recipe import Recipe
+from pruning.recipe_parts.model import PathModel
 from pruning.surgery import apply_mask, apply_plan
 from tests.pruning.recipes import make_recipe, write_corpus
 from tests.pruning.test_surgery import random_plan

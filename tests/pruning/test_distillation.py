@@ -16,7 +16,7 @@ from pruning.models.distillation import (
 )
 from pruning.models.loss import training_loss
 from pruning.pipeline import run
-from pruning.recipe import Distillation
+from pruning.recipe_parts.recovery import Distillation
 from tests.pruning.recipes import make_recipe, write_corpus
 from tests.pruning.tiny import make_tiny_model, random_ids
 

@@ -7,7 +7,7 @@ import torch
 
 from pruning.models.distillation import distillation_loss
 from pruning.models.loss import document_positions, training_loss
-from pruning.recipe import Distillation
+from pruning.recipe_parts.recovery import Distillation
 from tests.pruning.tiny import FAMILIES, make_tiny_model, random_ids
 
 SEPARATOR = 7

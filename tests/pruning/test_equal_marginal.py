@@ -11,7 +11,7 @@ from pruning.allocation.allocate import allocate
 from pruning.allocation.debt import Debt
 from pruning.allocation.equal_marginal import convex_marginals
 from pruning.plan import PruningPlan
-from pruning.recipe import Allocation, Constraints
+from pruning.recipe_parts.method import Allocation, Constraints
 from pruning.scores import LayerScores, Removal, Scores
 from tests.pruning.test_allocation import HEAD, HIDDEN, make_geometry
 

@@ -13,7 +13,8 @@ from pruning.importance.measure import measure_importance
 from pruning.models.geometry import count_parameters, layer_widths, unpruned_plan
 from pruning.pipeline import run
 from pruning.plan import PruningPlan
-from pruning.recipe import Importance, Recipe
+from pruning.recipe import Recipe
+from pruning.recipe_parts.method import Importance
 from pruning.surgery import apply_mask, apply_plan
 from tests.pruning.recipes import make_recipe, write_corpus
 from tests.pruning.tiny import make_tiny_model, random_ids

@@ -26,7 +26,7 @@ from pruning.models.geometry import (
 )
 from pruning.pipeline import run
 from pruning.plan import PruningPlan
-from pruning.recipe import Allocation, Axis, Constraints, Importance
+from pruning.recipe_parts.method import Allocation, Axis, Constraints, Importance
 from pruning.scores import Scores
 from pruning.surgery import apply_mask, apply_plan
 from tests.pruning.recipes import make_recipe, write_corpus

@@ -18,7 +18,7 @@ from pruning.models.loss import training_loss
 from pruning.models.projections import output_projections
 from pruning.pipeline import run
 from pruning.plan import LayerPlan, PruningPlan
-from pruning.recipe import Axis, Constraints
+from pruning.recipe_parts.method import Axis, Constraints
 from pruning.scores import Scores
 from pruning.surgery import apply_mask, apply_plan
 from tests.pruning.recipes import make_recipe, write_corpus

@@ -11,7 +11,7 @@ from pruning.errors import InvalidData
 from pruning.importance.fusion import fused_importance
 from pruning.importance.measure import measure_importance
 from pruning.models.adapter import adapter_for
-from pruning.recipe import Importance, ImportanceKind
+from pruning.recipe_parts.method import Importance, ImportanceKind
 from tests.pruning.tiny import FAMILIES, make_tiny_model, random_ids
 
 TAYLOR = Importance(kind="taylor")

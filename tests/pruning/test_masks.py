@@ -14,7 +14,7 @@ from pruning.importance.masks import Masks
 from pruning.models.freezing import frozen
 from pruning.models.geometry import count_parameters, count_prunable_parameters, unpruned_plan
 from pruning.plan import GONE, PruningPlan
-from pruning.recipe import MASKED_AXES
+from pruning.recipe_parts.method import MASKED_AXES
 from pruning.surgery import apply_mask, apply_plan
 from tests.pruning.test_surgery import logits, random_plan
 from tests.pruning.tiny import make_tiny_model, random_ids

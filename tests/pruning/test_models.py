@@ -22,7 +22,7 @@ from pruning.models.geometry import (
     unpruned_plan,
 )
 from pruning.models.load import load_base_model
-from pruning.recipe import PathModel
+from pruning.recipe_parts.model import PathModel
 from tests.pruning.tiny import FAMILIES, make_tiny_model, random_ids
 
 

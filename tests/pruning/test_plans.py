@@ -11,7 +11,7 @@ from transformers import PreTrainedModel
 from pruning.allocation.allocate import allocate
 from pruning.models.geometry import count_parameters, geometry_of, layer_widths, unpruned_plan
 from pruning.plan import GONE, LayerPlan, PruningPlan
-from pruning.recipe import Allocation, AllocationKind, Layout
+from pruning.recipe_parts.method import Allocation, AllocationKind, Layout
 from pruning.surgery import apply_plan
 from tests.pruning.test_allocation import FREE, make_geometry, make_scores, whole
 from tests.pruning.test_surgery import logits

@@ -13,7 +13,9 @@ from pruning.models.geometry import count_parameters, count_prunable_parameters
 from pruning.models.load import load_base_model
 from pruning.pipeline import run
 from pruning.presets import PRESETS
-from pruning.recipe import MethodName, PathModel, Recipe
+from pruning.recipe import Recipe
+from pruning.recipe_parts.method import MethodName
+from pruning.recipe_parts.model import PathModel
 from tests.pruning.recipes import make_recipe, write_corpus
 from tests.pruning.tiny import make_tiny_model, make_tiny_tokenizer
 

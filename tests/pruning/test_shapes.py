@@ -17,7 +17,8 @@ from pruning.estimate import estimate
 from pruning.events import IncrementFinished, LayerWidths
 from pruning.pipeline import run
 from pruning.plan import PruningPlan
-from pruning.recipe import Allocation, Shape
+from pruning.recipe_parts.method import Allocation
+from pruning.recipe_parts.target import Shape
 from tests.pruning.recipes import make_recipe, write_corpus
 from tests.pruning.test_allocation import make_geometry, make_scores, whole
 

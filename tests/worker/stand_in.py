@@ -44,7 +44,8 @@ from pruning.manifest import (
     write_manifest,
 )
 from pruning.plan import PruningPlan
-from pruning.recipe import InlineData, Recipe
+from pruning.recipe import Recipe
+from pruning.recipe_parts.data import InlineData
 
 BASE = 1000
 TOKENS_PER_STEP = 10

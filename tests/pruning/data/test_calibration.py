@@ -1,7 +1,7 @@
 import torch
 
 from pruning.data.calibration import calibration_batches
-from pruning.recipe import Calibration
+from pruning.recipe_parts.method import Calibration
 from tests.pruning.data.test_mixture import make_domain
 
 DOMAINS = [make_domain("a", 5000, 0.75), make_domain("b", 900, 0.25, first=10_000)]

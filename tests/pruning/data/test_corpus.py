@@ -7,7 +7,7 @@ from transformers import PreTrainedTokenizerFast
 
 from pruning.data.corpus import Corpus, build_corpus
 from pruning.errors import InvalidData
-from pruning.recipe import Data
+from pruning.recipe_parts.data import Data
 from tests.pruning.text import make_documents
 
 

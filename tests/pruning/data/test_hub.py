@@ -20,7 +20,7 @@ SCRIPT = """
 import json, sys
 from pruning.data.sources import ReadReport, read_documents
 from pruning.errors import InvalidData
-from pruning.recipe import HubData
+from pruning.recipe_parts.data import HubData
 found = []
 for fields in json.loads(sys.argv[1]):
     try:

@@ -3,7 +3,7 @@ import math
 import pytest
 
 from pruning.data.reweighting import updated_weights
-from pruning.recipe import Mixture
+from pruning.recipe_parts.data import Mixture
 
 WEIGHTS = {"web": 0.6, "code": 0.3, "wiki": 0.1}
 REFERENCES = dict.fromkeys(WEIGHTS, 2.0)

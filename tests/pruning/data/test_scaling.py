@@ -2,7 +2,7 @@ import pytest
 from pydantic import ValidationError
 
 from pruning.data.scaling import fitted_loss
-from pruning.recipe import Mixture
+from pruning.recipe_parts.data import Mixture
 
 
 def law(num_parameters: float) -> float:

@@ -10,7 +10,7 @@ import zstandard
 
 from pruning.data.sources import ReadReport, expand_domains, read_documents
 from pruning.errors import InvalidData
-from pruning.recipe import Domain, InlineData, PathData
+from pruning.recipe_parts.data import Domain, InlineData, PathData
 
 DOCUMENTS = ["first page", "second\npage", "dritte Seite: ü"]
 LINES = "".join(json.dumps({"text": document}) + "\n" for document in DOCUMENTS).encode()

@@ -10,7 +10,7 @@ from transformers import PreTrainedModel, PreTrainedTokenizerFast
 
 from pruning.errors import InvalidData
 from pruning.evaluation.suites import SuiteScore, join_wikitext, run_suites
-from pruning.recipe import Evaluation
+from pruning.recipe_parts.evaluation import Evaluation
 from tests.pruning.text import make_documents
 
 TEXT = "\n\n".join(make_documents(6)) + "\n"

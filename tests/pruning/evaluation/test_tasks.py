@@ -14,7 +14,7 @@ from pruning.evaluation.log_likelihood import Request
 from pruning.evaluation.rows import build_task
 from pruning.evaluation.score_cache import ScoreCache, model_fingerprint
 from pruning.evaluation.tasks import load_tasks, run_tasks, score_rows
-from pruning.recipe import HarnessSuite, RowsSuite
+from pruning.recipe_parts.evaluation import HarnessSuite, RowsSuite
 
 QUESTIONS = (
     ("What bears fruit in summer", ["the espalier", "a wall", "branches of winter"], 0),

@@ -14,7 +14,7 @@ from pruning.export.gguf import choose_layout, export_gguf
 from pruning.export.gguf_rope import interleave_rope
 from pruning.models.geometry import unpruned_plan
 from pruning.plan import PruningPlan
-from pruning.recipe import ExportFormat
+from pruning.recipe_parts.output import ExportFormat
 from pruning.surgery import apply_plan
 from tests.pruning.export.tiny import (
     CHAT_TEMPLATE,

@@ -13,7 +13,8 @@ from pruning.methods.increments import (
     resolve_target,
     stream_share,
 )
-from pruning.recipe import Schedule, ScheduleKind, Shape, Target
+from pruning.recipe_parts.method import Schedule, ScheduleKind
+from pruning.recipe_parts.target import Shape, Target
 
 
 def plan(targets: list[int], total_steps: int = 100, **schedule: object) -> tuple[Increment, ...]:

@@ -9,7 +9,7 @@ from transformers import PreTrainedModel
 from pruning.events import Event, RunWarning
 from pruning.models.geometry import unpruned_plan
 from pruning.models.loss import training_loss
-from pruning.recipe import Recovery
+from pruning.recipe_parts.recovery import Recovery
 from pruning.surgery import apply_plan
 from pruning.training.acceleration import accelerated
 from tests.pruning.tiny import random_ids

@@ -10,7 +10,8 @@ from transformers import PreTrainedModel
 
 from pruning.events import EvaluationFinished, Event, StepFinished
 from pruning.pipeline import run
-from pruning.recipe import Recipe, Recovery
+from pruning.recipe import Recipe
+from pruning.recipe_parts.recovery import Recovery
 from pruning.training.averaging import keeping_distance
 from pruning.training.optimizer import build_optimizer
 from tests.pruning.recipes import make_recipe, write_corpus

@@ -10,7 +10,7 @@ from pruning.data.corpus import DomainTokens
 from pruning.data.mixture import MixtureSampler
 from pruning.errors import NumericsDiverged, OutOfMemory
 from pruning.events import Event, RunWarning, StepFinished
-from pruning.recipe import LearningRate, Recovery
+from pruning.recipe_parts.recovery import LearningRate, Recovery
 from pruning.training.loop import Progress, TrainingLoop
 from pruning.training.optimizer import build_optimizer, forget_moments
 from pruning.training.schedule import Schedule

@@ -8,7 +8,8 @@ from transformers import PreTrainedModel
 
 from pruning.events import EvaluationFinished, Event
 from pruning.pipeline import run
-from pruning.recipe import Lora, Recipe
+from pruning.recipe import Recipe
+from pruning.recipe_parts.recovery import Lora
 from pruning.training.lora import low_rank
 from tests.pruning.recipes import make_recipe, write_corpus
 from tests.pruning.tiny import random_ids

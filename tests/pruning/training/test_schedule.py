@@ -1,8 +1,8 @@
 import pytest
 
 from pruning.methods.increments import plan_increments
-from pruning.recipe import LearningRate
-from pruning.recipe import Schedule as ScheduleRecipe
+from pruning.recipe_parts.method import Schedule as ScheduleRecipe
+from pruning.recipe_parts.recovery import LearningRate
 from pruning.training.schedule import Schedule
 
 TOTAL_STEPS = 400

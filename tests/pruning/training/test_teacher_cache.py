@@ -20,7 +20,7 @@ from pruning.models.distillation import (
     top_tokens,
 )
 from pruning.pipeline import run
-from pruning.recipe import Distillation
+from pruning.recipe_parts.recovery import Distillation
 from pruning.training.teacher_cache import TeacherCache, cache_bytes
 from tests.pruning.recipes import make_recipe, write_corpus
 from tests.pruning.tiny import VOCAB_SIZE, make_tiny_model, random_ids

@@ -1,0 +1,57 @@
+"""A request laid over the preset that it names, so that what was written wins."""
+
+from collections.abc import Mapping
+from typing import Any
+
+from pruning.presets import PRESETS
+from pruning.recipe_parts.method import DEPTH_AXES
+
+
+def lay_over_preset(request: Mapping[str, Any]) -> dict[str, Any]:
+    """The preset's fragment of the recipe, and `request` over it."""
+    method = request.get("method", "espalier")
+    fragment = PRESETS.get(method, {}) if isinstance(method, str) else {}
+    return _overlay(_yielding(fragment, request), _long_data(request))
+
+
+def _yielding(fragment: Mapping[str, Any], request: Mapping[str, Any]) -> Mapping[str, Any]:
+    """A preset's fragment without what the request makes senseless.
+
+    Repair of whole blocks; a Newton step with curvatures that nothing measures, or before training,
+    whose first steps go the same way.
+    """
+    axes = request.get("axes")
+    if isinstance(axes, list | tuple) and set(DEPTH_AXES) & {str(axis) for axis in axes}:
+        fragment = {**fragment, "compensation": "none"}
+    elif fragment.get("compensation") == "newton" and not _ends_at_the_cut(fragment, request):
+        fragment = {**fragment, "compensation": "least_squares"}
+    data = request.get("data")
+    if isinstance(data, Mapping) and data.get("evaluation") not in (None, "auto"):
+        # A mixture that follows the domains' losses needs text held out of each.
+        fragment = {key: part for key, part in fragment.items() if key != "data"}
+    return fragment
+
+
+def _ends_at_the_cut(fragment: Mapping[str, Any], request: Mapping[str, Any]) -> bool:
+    """Whether the curvatures are measured, and nothing trains afterwards."""
+    asked = _overlay(fragment, {k: v for k, v in request.items() if isinstance(v, Mapping)})
+    importance, recovery = asked.get("importance", {}), asked.get("recovery", {})
+    return (importance.get("kind"), recovery.get("kind")) == ("fisher", "none")
+
+
+def _long_data(request: Mapping[str, Any]) -> Mapping[str, Any]:
+    """A request whose data, if given as a text alone, can be laid over a preset's."""
+    data = request.get("data")
+    return {**request, "data": {"train": data}} if isinstance(data, str) else request
+
+
+def _overlay(base: Mapping[str, Any], over: Mapping[str, Any]) -> dict[str, Any]:
+    """`over` laid on `base`, recursively; `"auto"` in `over` leaves what `base` says."""
+    merged = dict(base)
+    for key, value in over.items():
+        if isinstance(value, str) and value == "auto" and key in base:
+            continue
+        below = merged.get(key)
+        both = isinstance(below, Mapping) and isinstance(value, Mapping)
+        merged[key] = _overlay(below, value) if both else value  # type: ignore[arg-type]
+    return merged
