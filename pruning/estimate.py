@@ -94,6 +94,7 @@ def estimate(
         model_type=architecture.model_type,
         tied=architecture.tied,
         layout=recipe.allocation.layout,
+        axes=recipe.axes,
     )
     floor = floor_of(recipe, architecture)
     targets = _resolve_targets(recipe, architecture, floor)

@@ -81,14 +81,14 @@ class Recipe(Part):
 
     @model_validator(mode="after")
     def _servable(self) -> Self:
-        allocation, constraints = self.allocation, self.allocation.constraints
         serving.check(
             self.serve_with,
             self.output.exports,
+            axes=self.axes,
+            layout=self.allocation.layout,
+            rotation=self.importance.rotation,
             tensor_parallel=self.tensor_parallel,
-            layout=allocation.layout,
-            width_multiple=constraints.width_multiple,
-            constrained_tensor_parallel=constraints.tensor_parallel,
+            constraints=self.allocation.constraints,
         )
         return self
 

@@ -15,9 +15,9 @@ from pruning.errors import ExportRefused
 from pruning.events import LayerWidths
 from pruning.models.adapter import adapter_for
 from pruning.models.geometry import layer_widths
+from pruning.serving import NEMOTRON_NAS_FAMILIES
 
 CONFIGURATION_NAME = "configuration_espalier"
-_FAMILIES = ("llama", "mistral", "qwen2")
 
 _CONFIGURATION = '''\
 """A Llama configuration with the sizes of each layer. Written by Espalier."""
@@ -101,8 +101,9 @@ def check_family(config: Any) -> None:
     Raises:
         ExportRefused: another family, or a window of attention.
     """
-    if config.model_type not in _FAMILIES:
-        raise _refusal(f"it computes {', '.join(_FAMILIES)}, not {config.model_type}")
+    if config.model_type not in NEMOTRON_NAS_FAMILIES:
+        computed = ", ".join(NEMOTRON_NAS_FAMILIES)
+        raise _refusal(f"it computes {computed}, not {config.model_type}")
     if getattr(config, "sliding_window", None) and getattr(config, "use_sliding_window", True):
         raise _refusal("it knows no sliding window")
 

@@ -64,17 +64,77 @@ def test_unknown_exports_are_refused() -> None:
 
 
 @pytest.mark.parametrize(
-    ("model_type", "layout", "reason"),
+    ("fields", "reason"),
     [
-        ("gemma2", "uniform", "no GGUF file is written for model_type 'gemma2'"),
-        ("qwen3", "per_layer", "output head shared with the embeddings"),
+        (
+            {"serve_with": ["llama.cpp"], "axes": ["mlp_block"]},
+            "axes: llama.cpp computes layers without an MLP wrongly",
+        ),
+        (
+            {"output": {"exports": ["remote_code"]}, "axes": ["attention_block"]},
+            "'remote_code' does not go with 'attention_block'",
+        ),
+        (
+            {"output": {"exports": ["nemotron_nas"]}, "axes": ["intermediate", "kv_group"]},
+            "leave kv_group out of axes",
+        ),
+        (
+            {"output": {"exports": ["nemotron_nas"]}, "axes": ["attention_block"]},
+            "add 0 to allocation.constraints.protected_layers",
+        ),
+        (
+            {
+                "serve_with": ["vllm"],
+                "axes": ["hidden"],
+                "importance": {"kind": "pca_energy", "rotation": "per_block"},
+                "schedule": {"num_increments": 1},
+            },
+            "importance.rotation: vllm has no place for the shortcuts",
+        ),
+        (
+            {
+                "serve_with": ["llama.cpp"],
+                "axes": ["hidden"],
+                "importance": {"kind": "pca_energy"},
+                "allocation": {"constraints": {"hidden_multiple": 8}},
+            },
+            "hidden_multiple: 8 is no multiple of 32",
+        ),
     ],
 )
-def test_a_model_llama_cpp_has_no_graph_for_is_refused(
-    model_type: str, layout: str, reason: str
+def test_axes_that_an_engine_has_no_place_for_are_refused(
+    fields: dict[str, Any], reason: str
+) -> None:
+    with pytest.raises(ValidationError, match=reason):
+        resolve(**{"compensation": "none", **fields})
+
+
+def test_equal_heads_are_what_vllms_own_format_wants() -> None:
+    uniform = resolve(output={"exports": ["nemotron_nas"]}, allocation={"layout": "uniform"})
+    assert uniform.axes == ("intermediate", "kv_group")
+
+
+@pytest.mark.parametrize(
+    ("exports", "model_type", "tied", "layout", "axes", "reason"),
+    [
+        ([], "gemma2", True, "uniform", (), "no GGUF file is written for model_type 'gemma2'"),
+        ([], "qwen3", False, "per_layer", (), "output head shared with the embeddings"),
+        ([], "qwen3", True, "per_layer", ("attention_block",), "wants attention in every layer"),
+        (["nemotron_nas"], "granite", True, "per_layer", (), "computes no model_type 'granite'"),
+    ],
+)
+def test_a_model_that_an_engine_has_no_graph_for_is_refused(
+    exports: list[str],
+    model_type: str,
+    tied: bool,
+    layout: str,
+    axes: tuple[str, ...],
+    reason: str,
 ) -> None:
     with pytest.raises(ExportRefused, match=reason):
-        check_model(["llama.cpp"], [], model_type=model_type, tied=False, layout=layout)
+        check_model(
+            ["llama.cpp"], exports, model_type=model_type, tied=tied, layout=layout, axes=axes
+        )
 
 
 def test_the_families_said_at_submission_are_the_writers() -> None:
