@@ -33,18 +33,11 @@ def fold_means(
     Raises:
         InvalidPlan: `plan` does not follow from `previous`; nothing has been changed then.
     """
-    kept = kept_inputs(model, plan, previous=previous)
-    for (layer, axis), tensor in output_projections(model).items():
-        weight_OI, bias_O = tensor.parameter, tensor.module.bias
-        if weight_OI not in kept:
-            continue
-        assert isinstance(bias_O, nn.Parameter), "models without biases are refused at the start"
-        mean_I = scores.layers[layer].input_means[axis].to(weight_OI.device).clone()
-        mean_I[kept[weight_OI]] = 0
-        bias_O.add_((weight_OI.double() @ mean_I.double()).to(bias_O.dtype))
-        columns_OK = weight_OI[:, kept[weight_OI]]
-        weight_OI.zero_()
-        weight_OI[:, kept[weight_OI]] = columns_OK
+    for key, weight_OI, kept_K, bias_O in _losing_inputs(model, plan, previous):
+        mean_I = _input_mean(scores, key, weight_OI)
+        mean_I[kept_K] = 0
+        _add(bias_O, weight_OI.double() @ mean_I)
+        _leave_only(weight_OI, kept_K, weight_OI[:, kept_K])
 
 
 @torch.no_grad()
@@ -64,15 +57,9 @@ def refit_outputs(
     Raises:
         InvalidPlan: `plan` does not follow from `previous`; nothing has been changed then.
     """
-    kept = kept_inputs(model, plan, previous=previous)
-    for key, tensor in output_projections(model).items():
-        weight_OI = tensor.parameter
-        if weight_OI not in kept:
-            continue
-        kept_K = kept[weight_OI]
+    for key, weight_OI, kept_K, _ in _losing_inputs(model, plan, previous):
         refit_OK = refitted(weight_OI.detach(), inputs[key], kept_K, ridge=ridge)
-        weight_OI.zero_()
-        weight_OI[:, kept_K] = refit_OK
+        _leave_only(weight_OI, kept_K, refit_OK)
 
 
 @torch.no_grad()
@@ -94,23 +81,15 @@ def refit_with_biases(
     Raises:
         InvalidPlan: `plan` does not follow from `previous`; nothing has been changed then.
     """
-    kept = kept_inputs(model, plan, previous=previous)
-    for (layer, axis), tensor in output_projections(model).items():
-        weight_OI, bias_O = tensor.parameter, tensor.module.bias
-        if weight_OI not in kept:
-            continue
-        assert isinstance(bias_O, nn.Parameter), "models without biases are refused at the start"
-        kept_K = kept[weight_OI]
-        mean_I = scores.layers[layer].input_means[axis].to(weight_OI.device).double()
-        moments_II = inputs[layer, axis].double()
+    for key, weight_OI, kept_K, bias_O in _losing_inputs(model, plan, previous):
+        mean_I = _input_mean(scores, key, weight_OI)
+        moments_II = inputs[key].double()
         centred_II = moments_II - torch.outer(mean_I, mean_I)
         # What hardly fluctuates is less than the rounding of its own square.
         centred_II.diagonal().add_(_ROUNDING * moments_II.diagonal())
         refit_OK = refitted(weight_OI.detach(), centred_II, kept_K, ridge=ridge)
-        constant_O = weight_OI.double() @ mean_I - refit_OK.double() @ mean_I[kept_K]
-        bias_O.add_(constant_O.to(bias_O.dtype))
-        weight_OI.zero_()
-        weight_OI[:, kept_K] = refit_OK
+        _add(bias_O, weight_OI.double() @ mean_I - refit_OK.double() @ mean_I[kept_K])
+        _leave_only(weight_OI, kept_K, refit_OK)
 
 
 _ROUNDING = 1e-6
@@ -132,16 +111,38 @@ def merge_similar(
     Raises:
         InvalidPlan: `plan` does not follow from `previous`; nothing has been changed then.
     """
-    kept = kept_inputs(model, plan, previous=previous)
-    for key, tensor in output_projections(model).items():
-        weight_OI = tensor.parameter
-        if weight_OI not in kept:
-            continue
-        kept_K = kept[weight_OI]
+    for key, weight_OI, kept_K, _ in _losing_inputs(model, plan, previous):
         lost_L = _others(kept_K, weight_OI.shape[1])
         factors_L, nearest_L = _nearest(inputs[key].to(weight_OI.device), lost_L, kept_K)
         weight_OI.index_add_(1, nearest_L, weight_OI[:, lost_L] * factors_L.to(weight_OI.dtype))
         weight_OI[:, lost_L] = 0
+
+
+def _losing_inputs(
+    model: PreTrainedModel, plan: PruningPlan, previous: PruningPlan
+) -> list[tuple[BlockKey, nn.Parameter, Tensor, Tensor | None]]:
+    """Output projections that the cut takes inputs from: weight [O, I], kept inputs, bias [O]."""
+    kept = kept_inputs(model, plan, previous=previous)
+    return [
+        (key, tensor.parameter, kept[tensor.parameter], getattr(tensor.module, "bias", None))
+        for key, tensor in output_projections(model).items()
+        if tensor.parameter in kept
+    ]
+
+
+def _leave_only(weight_OI: Tensor, kept_K: Tensor, columns_OK: Tensor) -> None:
+    weight_OI.zero_()
+    weight_OI[:, kept_K] = columns_OK
+
+
+def _add(bias_O: Tensor | None, constant_O: Tensor) -> None:
+    assert bias_O is not None, "models without biases are refused at the start"
+    bias_O.add_(constant_O.to(bias_O.dtype))
+
+
+def _input_mean(scores: Scores, key: BlockKey, weight_OI: Tensor) -> Tensor:
+    layer, axis = key
+    return scores.layers[layer].input_means[axis].to(weight_OI.device, torch.float64, copy=True)
 
 
 def _nearest(inputs_II: Tensor, lost_L: Tensor, kept_K: Tensor) -> tuple[Tensor, Tensor]:
