@@ -4,7 +4,8 @@
 so that each can be run by itself:
 
 tasks       rows per second beside lm-eval's own Hugging Face backend, the same rows in one run, and
-            whether both say the same
+            whether both say the same; `--every 50` takes that share of each task, so that the sum
+            is what a fiftieth of all rows takes
 perplexity  WikiText-2 beside a plain loop over transformers' own loss, and beside `--expect`
 corpus      reading, tokenising and packing beside the tokenizers library's batch speed, and the
             memory of a corpus that is larger than the process may hold
@@ -42,7 +43,6 @@ from pruning.recipe_parts.data import Data, PathData
 from pruning.recipe_parts.evaluation import Evaluation, PerplexitySuite, RowsSuite
 
 RESULTS = Path(__file__).parent / "results" / "evaluation.json"
-TASKS = ("arc_easy", "piqa", "hellaswag", "winogrande", "boolq", "mmlu", "lambada")
 SPEED_BAR = 2.0
 LOG_LIKELIHOOD_BAR = 1e-3
 PERPLEXITY_BAR = 0.005
@@ -67,7 +67,7 @@ class Row:
 def measure_tasks(options: argparse.Namespace) -> Iterator[Row]:
     """The same rows through both backends, task by task, one after the other."""
     model, tokenizer = open_model(options.model)
-    suites = read_suites(options.data, options.tasks)
+    suites = read_suites(options.data, options.tasks or list(json.loads(options.data.read_text())))
     seconds = {"ours": 0.0, "lm-eval": 0.0}
     cpu_seconds = {"ours": 0.0, "lm-eval": 0.0}
     worst, same, num_rows = 0.0, True, 0
@@ -84,7 +84,7 @@ def measure_tasks(options: argparse.Namespace) -> Iterator[Row]:
                 pretrained=model, tokenizer=tokenizer, batch_size=options.peer_batch
             ),
         }
-        found = {name: _run(make, suite, options.rows) for name, make in backends.items()}
+        found = {name: _run(make, suite, options.every) for name, make in backends.items()}
         ours, theirs = found["ours"], found["lm-eval"]
         difference = max(abs(a - b) for a, b in zip(ours.lls, theirs.lls, strict=True))
         worst = max(worst, difference)
@@ -123,14 +123,15 @@ class _Found:
     cpu_seconds: float
 
 
-def _run(make: Callable[[], Any], suite: RowsSuite, limit: int) -> _Found:
+def _run(make: Callable[[], Any], suite: RowsSuite, every: int) -> _Found:
     task = build_task(suite)
+    chosen = list(range(0, len(task.eval_docs), every))
     lm = make()
     started, cpu_started = time.perf_counter(), time.process_time()
     result = evaluate(
         lm=lm,
         task_dict={"tasks": {suite.name: task}, "groups": {}},
-        limit=limit,
+        samples={suite.name: chosen},
         bootstrap_iters=0,
     )
     seconds, cpu_seconds = time.perf_counter() - started, time.process_time() - cpu_started
@@ -299,7 +300,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
 def _store(part: str, rows: list[Row], options: argparse.Namespace, load: float) -> None:
     found = json.loads(RESULTS.read_text()) if RESULTS.is_file() else {}
     # Tasks may be measured a few at a time.
-    key = f"{part}: {', '.join(options.tasks)}" if part == "tasks" else part
+    key = f"{part}: {', '.join(options.tasks)}" if part == "tasks" and options.tasks else part
     found[key] = {
         "at": datetime.now(UTC).isoformat(timespec="seconds"),
         "machine": {
@@ -309,7 +310,7 @@ def _store(part: str, rows: list[Row], options: argparse.Namespace, load: float)
         },
         "torch": torch.__version__,
         "conditions": {
-            "rows_per_task": options.rows,
+            "every": options.every,
             "peer_batch_size": options.peer_batch,
             "precision": "float32" if part == "tasks" else "bfloat16",
             "tokens": options.tokens,
@@ -325,9 +326,9 @@ def _options(arguments: Sequence[str] | None) -> argparse.Namespace:
     parser.add_argument("--model", type=Path, required=True)
     parser.add_argument("--data", type=Path, required=True, help="an index of local tasks")
     parser.add_argument("--parts", nargs="*", choices=list(PARTS), default=["tasks"])
-    parser.add_argument("--tasks", nargs="*", default=list(TASKS))
-    parser.add_argument("--rows", type=int, default=40, help="of each task")
-    parser.add_argument("--seconds", type=float, default=200.0, help="begin no task after this")
+    parser.add_argument("--tasks", nargs="*", help="all of the index unless named")
+    parser.add_argument("--every", type=int, default=50, help="of this many rows one is asked")
+    parser.add_argument("--seconds", type=float, default=800.0, help="begin no task after this")
     parser.add_argument("--peer-batch", type=int, default=8, help="batch size of lm-eval's backend")
     parser.add_argument("--wikitext", type=Path, help="the text, as a file")
     parser.add_argument("--lengths", nargs="*", type=int, default=[2048, 128])

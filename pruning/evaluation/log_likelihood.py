@@ -1,10 +1,10 @@
-"""Log-likelihoods of continuations after contexts, each context read once for all that follow it.
+"""Log-likelihoods of continuations after contexts, a beginning that several share read once.
 
-Continuations of the same context stand behind it in one packed sequence, each blind to the others:
-the numbers are those of one sequence per continuation, at a fraction of the tokens. Logits are only
-computed where a continuation is predicted.
+Requests that begin alike stand in one packed row, each blind to what the others add: the numbers
+are those of one sequence per request, at a fraction of the tokens. Logits are only computed where
+something is predicted, once for all that is predicted there.
 
-B packed sequences, T tokens, P predictions, D hidden, V vocabulary.
+B rows, T tokens, P predictions at U places, C of them at a time, D hidden, V vocabulary.
 """
 
 from collections.abc import Iterator, Sequence
@@ -14,13 +14,16 @@ import torch
 from torch import Tensor
 from transformers import PreTrainedModel
 
+from pruning.evaluation.packing import Row, pack
 from pruning.models.loss import Precision, autocast, output_head, product_dtype
 
-_CHUNK_PREDICTIONS = 256
-_MAX_PACKED_TOKENS = 1024
-"""The attention mask of a packed sequence has the square of its length."""
-_BATCH_TOKENS = {"cpu": 2048, "cuda": 32_768}
-_PADDING, _CONTEXT = -1, 0
+_CHUNK_PLACES = 256
+_MAX_ROW_TOKENS = 2048
+"""The attention mask of a row has the square of its length."""
+_BATCH_TOKENS = {"cpu": 256, "cuda": 32_768}
+"""A CPU is fastest while the widest activations of a batch stay in its caches."""
+_FREE_KEYS_PER_CHANNEL = 6
+"""A token's other products take as long as attending to about six tokens for each channel."""
 
 
 @dataclass(frozen=True)
@@ -39,18 +42,6 @@ class Score:
     is_greedy: bool
 
 
-@dataclass(frozen=True)
-class _Packed:
-    """One context and the requests (by index) that share it."""
-
-    context: tuple[int, ...]
-    indices: tuple[int, ...]
-    continuations: tuple[tuple[int, ...], ...]
-
-    def __len__(self) -> int:
-        return len(self.context) + sum(len(ids) - 1 for ids in self.continuations)
-
-
 def score_requests(
     model: PreTrainedModel, requests: Sequence[Request], *, precision: Precision
 ) -> Iterator[list[tuple[int, Score]]]:
@@ -61,11 +52,16 @@ def score_requests(
     device = next(model.parameters()).device
     limit = int(getattr(model.config, "max_position_embeddings", None) or 2048)
     fitted = [_fit(request, limit) for request in requests]
-    budget = _BATCH_TOKENS.get(device.type, 2048)
+    rows = pack(
+        [request.context + request.continuation[:-1] for request in fitted],
+        share=_can_share(model, fitted),
+        max_tokens=_MAX_ROW_TOKENS,
+        free_keys=_FREE_KEYS_PER_CHANNEL * model.config.hidden_size,
+    )
     was_training = model.training
     model.eval()
-    for batch in _batches(_pack(fitted, shares=_can_share(model, fitted)), budget):
-        yield _score_batch(model, batch, device, precision)
+    for batch in _batches(rows, _BATCH_TOKENS[device.type]):
+        yield _score_batch(model, batch, fitted, precision)
     model.train(was_training)
 
 
@@ -83,74 +79,46 @@ def _can_share(model: PreTrainedModel, requests: Sequence[Request]) -> bool:
     return window is None or longest <= window
 
 
-def _pack(requests: Sequence[Request], *, shares: bool) -> list[_Packed]:
-    """Requests by context, a group ending where it would become too long; the longest first."""
-    by_context: dict[object, list[int]] = {}
-    for index, request in enumerate(requests):
-        by_context.setdefault(request.context if shares else index, []).append(index)
-    packed = [
-        _Packed(
-            requests[part[0]].context,
-            tuple(part),
-            tuple(requests[index].continuation for index in part),
-        )
-        for indices in by_context.values()
-        for part in _parts(indices, requests)
-    ]
-    return sorted(packed, key=len, reverse=True)
-
-
-def _parts(indices: list[int], requests: Sequence[Request]) -> Iterator[list[int]]:
-    part: list[int] = []
-    length = 0
-    for index in indices:
-        more = len(requests[index].continuation) - 1
-        if part and length + more > _MAX_PACKED_TOKENS:
-            yield part
-            part = []
-        if not part:
-            length = len(requests[index].context)
-        part.append(index)
-        length += more
-    yield part
-
-
-def _batches(packed: list[_Packed], budget: int) -> Iterator[list[_Packed]]:
+def _batches(rows: list[Row], budget: int) -> Iterator[list[Row]]:
     """Batches of about equal lengths, of at most `budget` tokens with their padding."""
-    batch: list[_Packed] = []
-    for group in packed:
+    batch: list[Row] = []
+    for row in rows:
         if batch and (len(batch) + 1) * len(batch[0]) > budget:
             yield batch
             batch = []
-        batch.append(group)
+        batch.append(row)
     if batch:
         yield batch
 
 
 @torch.no_grad()
 def _score_batch(
-    model: PreTrainedModel, batch: list[_Packed], device: torch.device, precision: Precision
+    model: PreTrainedModel, batch: list[Row], requests: Sequence[Request], precision: Precision
 ) -> list[tuple[int, Score]]:
+    hidden_BTD = _hidden(model, batch, precision)
+    asked = [(row, index) for row in range(len(batch)) for index in batch[row].places]
     length = len(batch[0])
-    ids_BT = torch.tensor([_padded(_ids(group), length, 0) for group in batch], device=device)
-    extra = {}
-    if any(len(group.indices) > 1 for group in batch):
-        segments_BT = torch.tensor([_padded(_segments(g), length, _PADDING) for g in batch])
-        positions = [_padded(_positions(group), length, 0) for group in batch]
-        extra = {
-            "attention_mask": _mask(model, segments_BT.to(device)),
-            "position_ids": torch.tensor(positions, device=device),
-        }
-    with autocast(device, precision):
-        hidden_BTD = model.base_model(input_ids=ids_BT, use_cache=False, **extra).last_hidden_state
-    rows, columns, targets, counts = _predictions(batch)
-    targets_P = torch.tensor(targets, device=device)
-    log_probs_P, greedy_P = _predict(model, hidden_BTD[rows, columns], targets_P, precision)
-    indices = [index for group in batch for index in group.indices]
+    places = [
+        row * length + place
+        for row, index in asked
+        for place in batch[row].places[index][len(requests[index].context) - 1 :]
+    ]
+    targets = [token for _, index in asked for token in requests[index].continuation]
+    counts = [len(requests[index].continuation) for _, index in asked]
+    places_U, place_P = torch.unique(
+        torch.tensor(places, device=hidden_BTD.device), return_inverse=True
+    )
+    log_probs_P, greedy_P = _predict(
+        model,
+        hidden_BTD.flatten(0, 1)[places_U],
+        place_P,
+        torch.tensor(targets, device=hidden_BTD.device),
+        precision,
+    )
     return [
         (index, Score(float(log_probs.double().sum()), bool(greedy.all())))
-        for index, log_probs, greedy in zip(
-            indices,
+        for (_, index), log_probs, greedy in zip(
+            asked,
             torch.split(log_probs_P.cpu(), counts),
             torch.split(greedy_P.cpu(), counts),
             strict=True,
@@ -158,76 +126,60 @@ def _score_batch(
     ]
 
 
-def _predict(
-    model: PreTrainedModel, hidden_PD: Tensor, targets_P: Tensor, precision: Precision
-) -> tuple[Tensor, Tensor]:
-    """Log-probability of each target, and whether no other token has a greater one."""
-    head = output_head(model)
-    weight_VD = head.weight.to(product_dtype(precision))
-    log_probs, greedy = [], []
-    for hidden_CD, targets_C in zip(
-        torch.split(hidden_PD.to(weight_VD.dtype), _CHUNK_PREDICTIONS),
-        torch.split(targets_P, _CHUNK_PREDICTIONS),
-        strict=True,
-    ):
-        logits_CV = head.logits(hidden_CD, weight_VD)
-        chosen_C = logits_CV.gather(1, targets_C[:, None]).squeeze(1)
-        log_probs.append(chosen_C - logits_CV.logsumexp(dim=1))
-        greedy.append(logits_CV.argmax(dim=1) == targets_C)
-    return torch.cat(log_probs), torch.cat(greedy)
+def _hidden(model: PreTrainedModel, batch: list[Row], precision: Precision) -> Tensor:
+    """Last hidden states [B, T, D] of rows, the longest first."""
+    device = next(model.parameters()).device
+    length = len(batch[0])
+
+    def padded(values: list[list[int]], filler: int) -> Tensor:
+        rows = [row + [filler] * (length - len(row)) for row in values]
+        return torch.tensor(rows, device=device)
+
+    extra = {}
+    if any(row.branches for row in batch):
+        ends_BT = padded([row.ends for row in batch], length)
+        extra = {
+            "attention_mask": _mask(model, ends_BT),
+            "position_ids": padded([row.positions for row in batch], 0),
+        }
+    with autocast(device, precision):
+        hidden_BTD: Tensor = model.base_model(
+            input_ids=padded([row.ids for row in batch], 0), use_cache=False, **extra
+        ).last_hidden_state
+    return hidden_BTD
 
 
-# --- one packed sequence: context, then each continuation without its last token ------------------
-
-
-def _ids(group: _Packed) -> list[int]:
-    return [*group.context, *(i for ids in group.continuations for i in ids[:-1])]
-
-
-def _segments(group: _Packed) -> list[int]:
-    """0 in the context, then the number of the continuation."""
-    numbered = enumerate(group.continuations, start=1)
-    return [_CONTEXT] * len(group.context) + [n for n, ids in numbered for _ in ids[:-1]]
-
-
-def _positions(group: _Packed) -> list[int]:
-    start = len(group.context)
-    return [
-        *range(start),
-        *(start + offset for ids in group.continuations for offset in range(len(ids) - 1)),
-    ]
-
-
-def _predictions(
-    batch: list[_Packed],
-) -> tuple[list[int], list[int], list[int], list[int]]:
-    """Where each token of each continuation is predicted: row, column, the token; and how many."""
-    rows: list[int] = []
-    columns: list[int] = []
-    targets: list[int] = []
-    counts: list[int] = []
-    for row, group in enumerate(batch):
-        start = len(group.context)
-        for ids in group.continuations:
-            rows += [row] * len(ids)
-            columns += [len(group.context) - 1, *range(start, start + len(ids) - 1)]
-            targets += ids
-            counts.append(len(ids))
-            start += len(ids) - 1
-    return rows, columns, targets, counts
-
-
-def _padded(values: list[int], length: int, filler: int) -> list[int]:
-    return values + [filler] * (length - len(values))
-
-
-def _mask(model: PreTrainedModel, segments_BT: Tensor) -> Tensor:
-    """What each token sees, [B, 1, T, T]: what stands before it in its context and continuation."""
-    keys_B1T, queries_BT1 = segments_BT[:, None, :], segments_BT[:, :, None]
-    length = segments_BT.shape[1]
-    before_TT = torch.ones(length, length, dtype=torch.bool, device=segments_BT.device).tril()
-    sees_BTT = before_TT & ((keys_B1T == _CONTEXT) | (keys_B1T == queries_BT1))
+def _mask(model: PreTrainedModel, ends_BT: Tensor) -> Tensor:
+    """What each token sees, [B, 1, T, T]: itself, and what stands before it with it behind."""
+    places_T = torch.arange(ends_BT.shape[1], device=ends_BT.device)
+    sees_BTT = (places_T[:, None] >= places_T) & (places_T[:, None] < ends_BT[:, None, :])
     if model.config._attn_implementation == "sdpa":
         return sees_BTT[:, None]
     hidden = torch.finfo(torch.float32).min
     return torch.zeros_like(sees_BTT, dtype=torch.float32).masked_fill(~sees_BTT, hidden)[:, None]
+
+
+def _predict(
+    model: PreTrainedModel,
+    hidden_UD: Tensor,
+    place_P: Tensor,
+    targets_P: Tensor,
+    precision: Precision,
+) -> tuple[Tensor, Tensor]:
+    """Log-probability of each target at its place, and whether no other token has a greater one."""
+    head = output_head(model)
+    weight_VD = head.weight.to(product_dtype(precision))
+    log_probs_P = torch.empty(len(place_P), device=hidden_UD.device)
+    greedy_P = torch.empty(len(place_P), dtype=torch.bool, device=hidden_UD.device)
+    chunks = torch.split(hidden_UD.to(weight_VD.dtype), _CHUNK_PLACES)
+    for number, hidden_CD in enumerate(chunks):
+        here_P = place_P // _CHUNK_PLACES == number
+        place_H, targets_H = place_P[here_P] % _CHUNK_PLACES, targets_P[here_P]
+        logits_CV = head.logits(hidden_CD, weight_VD)
+        chosen_H = logits_CV[place_H, targets_H]
+        top_C, likeliest_C = logits_CV.max(dim=1)
+        # In place: another copy of the logits would take longer than the arithmetic.
+        norm_C = logits_CV.sub_(top_C[:, None]).exp_().sum(dim=1).log() + top_C
+        log_probs_P[here_P] = chosen_H - norm_C[place_H]
+        greedy_P[here_P] = likeliest_C[place_H] == targets_H
+    return log_probs_P, greedy_P
