@@ -1,8 +1,7 @@
 """`python -m bench.chaos --minutes 10 --database postgres`: random faults over real processes.
 
 Jobs of stand-in children (their files are random, so that work done twice cannot look like work
-done once) run on real workers and sweepers while these are killed, frozen and stopped, hints are
-repeated, the broker dies with all it knew, and the database loses its power or falls silent.
+done once) run on real workers and sweepers while `bench.chaos_faults` strikes at those that run.
 Afterwards every job must have succeeded, its history must hold, and every stored byte must be what
 it was. Prints JSON; exits with 1 on a violation.
 """
@@ -11,129 +10,55 @@ import argparse
 import json
 import random
 import shutil
-import signal
-import subprocess
+import sqlite3
 import sys
 import tempfile
 import time
 from collections import Counter
 from collections.abc import Callable, Iterator
-from contextlib import ExitStack, contextmanager, suppress
+from contextlib import ExitStack, closing, contextmanager, suppress
 from pathlib import Path
+from typing import Any
 
 import psutil
 from sqlalchemy import func, select
+from sqlalchemy.engine import make_url
 from sqlalchemy.exc import DBAPIError
 
-from registry import api_keys, fsck, garbage, outbox
+from bench.chaos_faults import WORKERS, Chaos
+from registry import api_keys, fsck, garbage
 from registry.db import SessionFactory, create_engine, reading, session_factory, transaction
 from registry.migrate import migrate
-from registry.queue import celery_app, publisher
 from registry.settings import Settings
 from registry.status import JobStatus
 from registry.storage import store_for
-from registry.tables import Increment, Job
+from registry.tables import Increment, Job, JobAttempt
 from tests.servers import free_port, postgres_that_restarts, redis_server
 from tests.worker.blackhole import proxied
 from tests.worker.conftest import STAND_IN, submit_stand_in
 from tests.worker.history import check_history
-from tests.worker.processes import SWEEPER, WORKER, Processes, children_of, kill
+from tests.worker.processes import Processes
 
 INCREMENTS = 20
-WORKERS = 3
+STEP_SECONDS = 0.05
 LEASE_SECONDS = 3.0
-PAUSE_SECONDS = (0.3, 1.5)
+STALL_SECONDS = 10.0
+PAUSE_SECONDS = (0.3, 1.7)
 """Between two faults, by chance."""
-_PATIENCE_SECONDS = 600.0
-
-
-class Chaos:
-    """A service in processes, and what is done to it."""
-
-    def __init__(
-        self,
-        settings: Settings,
-        factory: SessionFactory,
-        processes: Processes,
-        dice: random.Random,
-        servers: dict[str, Callable[[], None]],
-    ) -> None:
-        self.settings = settings
-        self.factory = factory
-        self.processes = processes
-        self.dice = dice
-        self.done: Counter[str] = Counter()
-        self.workers = [processes.start(WORKER) for _ in range(WORKERS)]
-        self.sweeper = processes.start(SWEEPER)
-        self.faults: dict[str, Callable[[], None]] = {
-            "child killed": self.kill_child,
-            "child frozen past its lease": self.freeze_child,
-            "worker killed": self.kill_worker,
-            "worker asked to end": self.end_worker,
-            "sweeper killed": self.kill_sweeper,
-            "hints repeated": self.repeat_hints,
-            **servers,
-        }
-
-    def strike(self) -> None:
-        """One fault, chosen by chance."""
-        name = self.dice.choice(sorted(self.faults))
-        self.faults[name]()
-        self.done[name] += 1
-
-    def kill_child(self) -> None:
-        for child in self._children()[:1]:
-            with suppress(psutil.NoSuchProcess):
-                child.kill()
-
-    def freeze_child(self) -> None:
-        for child in self._children()[:1]:
-            with suppress(psutil.NoSuchProcess):
-                child.suspend()
-                time.sleep(LEASE_SECONDS + 1)
-                child.resume()
-
-    def kill_worker(self) -> None:
-        number = self.dice.randrange(WORKERS)
-        kill(self.workers[number])
-        self.workers[number] = self.processes.start(WORKER)
-
-    def end_worker(self) -> None:
-        number = self.dice.randrange(WORKERS)
-        self.workers[number].send_signal(signal.SIGTERM)
-        with suppress(subprocess.TimeoutExpired):
-            self.workers[number].wait(30)
-        kill(self.workers[number])
-        self.workers[number] = self.processes.start(WORKER)
-
-    def kill_sweeper(self) -> None:
-        kill(self.sweeper)
-        self.sweeper = self.processes.start(SWEEPER)
-
-    def repeat_hints(self) -> None:
-        send = publisher(celery_app(self.settings))
-        with suppress(DBAPIError), reading(self.factory) as session:
-            messages = session.scalars(select(outbox.OutboxMessage).limit(20)).all()
-            for message in messages * 3:
-                with suppress(Exception):  # The broker may be away; that is a fault too.
-                    send(message)
-
-    def _children(self) -> list[psutil.Process]:
-        found = []
-        for worker in self.workers:
-            with suppress(psutil.NoSuchProcess):
-                found += children_of(worker)
-        self.dice.shuffle(found)
-        return found
+_IDLE_SECONDS = 120.0
+_PATIENCE_SECONDS = 240.0
 
 
 @contextmanager
-def service(database: str, directory: Path) -> Iterator[tuple[Settings, dict[str, Callable]]]:  # type: ignore[type-arg]
+def service(
+    database: str, directory: Path
+) -> Iterator[tuple[Settings, dict[str, Callable[[], None]]]]:
     """Settings of an empty service, and the faults that its servers can have."""
-    fields = {
+    fields: dict[str, Any] = {
         "data_dir": directory / "data",
         "child_command": STAND_IN,
         "lease_seconds": LEASE_SECONDS,
+        "stall_seconds": STALL_SECONDS,
         "rehint_seconds": 1.0,
         "backoff_seconds": 0.0,
         "slice_seconds": 20.0,
@@ -142,7 +67,8 @@ def service(database: str, directory: Path) -> Iterator[tuple[Settings, dict[str
         "database_answer_seconds": 2.0,
     }
     if database == "sqlite":
-        yield Settings(**fields), {}
+        settings = Settings(**fields)
+        yield settings, _file_faults(settings)
         return
     port = free_port()
     with (
@@ -163,33 +89,61 @@ def service(database: str, directory: Path) -> Iterator[tuple[Settings, dict[str
 
         faults = {
             "database loses power": restart_database,
-            "database falls silent": silence,
+            "database silent for longer than a lease": silence,
             "broker forgets": restart_broker,
         }
         yield Settings(**fields, database_url=url, broker_url=f"redis://127.0.0.1:{port}/0"), faults
 
 
-def rage(chaos: Chaos, arguments: argparse.Namespace) -> list[str]:
-    """Keep a few jobs under way and strike until there was enough of all; the jobs' ids."""
-    job_ids: list[str] = []
+def _file_faults(settings: Settings) -> dict[str, Callable[[], None]]:
+    """What can go wrong with a database and a broker that are files."""
+
+    def lock() -> None:
+        path = make_url(settings.database_url).database
+        with closing(sqlite3.connect(str(path), timeout=60, isolation_level=None)) as connection:
+            connection.execute("BEGIN IMMEDIATE")
+            time.sleep(LEASE_SECONDS + 1)
+            connection.execute("ROLLBACK")
+
+    def forget() -> None:
+        for message in (settings.data_dir / "broker" / "messages").iterdir():
+            message.unlink(missing_ok=True)
+
+    return {"database locked for longer than a lease": lock, "broker forgets": forget}
+
+
+def rage(chaos: Chaos, factory: SessionFactory, arguments: argparse.Namespace) -> None:
+    """Keep jobs under way and strike until there was enough of all."""
     until = time.monotonic() + 60 * arguments.minutes
+    struck_at = time.monotonic()
     while (
         time.monotonic() < until
-        or chaos.done.total() < arguments.faults
-        or _count_increments(chaos.factory) < arguments.increments
+        or len(chaos.strikes) < arguments.faults
+        or _count_increments(factory) < arguments.increments
     ):
         with suppress(DBAPIError):
-            while _count_open(chaos.factory) < 2 * WORKERS:
-                job_ids.append(_submit(chaos.factory))
-        time.sleep(chaos.dice.uniform(*PAUSE_SECONDS))
-        chaos.strike()
-    return job_ids
+            while _count_open(factory) < 2 * WORKERS:
+                _submit(factory)
+        time.sleep(random.uniform(*PAUSE_SECONDS))
+        if chaos.strike():
+            struck_at = time.monotonic()
+        elif time.monotonic() - struck_at > _IDLE_SECONDS:
+            chaos.died.append(f"nothing ran for {_IDLE_SECONDS:g} s")
+            return
 
 
-def _submit(factory: SessionFactory) -> str:
+def heal(chaos: Chaos, factory: SessionFactory) -> None:
+    """Strike no more, and wait for the end of all jobs."""
+    deadline = time.monotonic() + _PATIENCE_SECONDS
+    while not _all_ended(factory) and time.monotonic() < deadline:
+        chaos.tend()
+        time.sleep(0.5)
+
+
+def _submit(factory: SessionFactory) -> None:
     with transaction(factory) as session:
         tenant_id = api_keys.get_or_create_tenant(session).id
-    return submit_stand_in(factory, tenant_id, INCREMENTS, 100, {"step_seconds": 0.02})
+    submit_stand_in(factory, tenant_id, INCREMENTS, 100, {"step_seconds": STEP_SECONDS})
 
 
 def _count_open(factory: SessionFactory) -> int:
@@ -211,12 +165,11 @@ def _all_ended(factory: SessionFactory) -> bool:
     return False
 
 
-def check(factory: SessionFactory, settings: Settings) -> tuple[int, list[str]]:
-    """Increments committed, and every promise that was not kept."""
+def check(factory: SessionFactory, settings: Settings) -> list[str]:
+    """Every promise that was not kept."""
     store = store_for(settings.artifacts_url)
     with reading(factory) as session:
         jobs = session.scalars(select(Job)).all()
-        increments = session.execute(select(func.count()).select_from(Increment)).scalar_one()
     violations = [f"{j.id} is {j.status}" for j in jobs if j.status is not JobStatus.SUCCEEDED]
     for job in jobs:
         try:
@@ -227,7 +180,37 @@ def check(factory: SessionFactory, settings: Settings) -> tuple[int, list[str]]:
     report = fsck.check(factory, store)
     if not report.is_sound:
         violations.append(f"store: {report}")
-    return increments, violations
+    return violations
+
+
+def tell(chaos: Chaos, factory: SessionFactory) -> dict[str, Any]:
+    """How often each fault struck, with how much running, and what became of its victims."""
+    with reading(factory) as session:
+        attempts = session.scalars(select(JobAttempt)).all()
+        num_jobs = session.execute(select(func.count()).select_from(Job)).scalar_one()
+    causes = {(attempt.job_id, attempt.fence): attempt.end_cause for attempt in attempts}
+    faults: dict[str, dict[str, int]] = {}
+    for strike in chaos.strikes:
+        row = faults.setdefault(strike.fault, Counter(struck=0, running_attempts=0))
+        row["struck"] += 1
+        row["running_attempts"] += strike.num_running
+        ends = chaos.faults[strike.fault].ends
+        if ends is not None:
+            row.setdefault("ended_its_attempt", 0)
+            cause = causes.get((strike.target.job_id, strike.target.fence))
+            row["ended_its_attempt"] += cause == ends
+    return {
+        "jobs": num_jobs,
+        "increments": _count_increments(factory),
+        "num_faults": len(chaos.strikes),
+        "num_aimed_faults": sum("ended_its_attempt" in faults[s.fault] for s in chaos.strikes),
+        "num_attempts_ended_by_faults": sum(
+            row.get("ended_its_attempt", 0) for row in faults.values()
+        ),
+        "faults": {name: dict(row) for name, row in sorted(faults.items())},
+        "errors": dict(Counter(str(a.message) for a in attempts if a.end_cause == "error")),
+        "attempts": dict(Counter(str(cause) for cause in causes.values()).most_common()),
+    }
 
 
 def main() -> int:
@@ -237,7 +220,17 @@ def main() -> int:
     parser.add_argument("--increments", type=int, default=0, help="at least so many under faults")
     parser.add_argument("--database", choices=["sqlite", "postgres"], default="sqlite")
     parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--out", type=Path, help="where the JSON goes as well")
     arguments = parser.parse_args()
+    result = run(arguments)
+    print(json.dumps(result, indent=1))
+    if arguments.out:
+        arguments.out.write_text(json.dumps(result, indent=1) + "\n")
+    return 1 if result["violations"] else 0
+
+
+def run(arguments: argparse.Namespace) -> dict[str, Any]:
+    """One service from its first job to the check of everything."""
     directory = Path(tempfile.mkdtemp(prefix="espalier-chaos-"))
     started = time.monotonic()
     with service(arguments.database, directory) as (settings, servers):
@@ -247,34 +240,29 @@ def main() -> int:
         (directory / "logs").mkdir()
         with Processes(settings, directory / "logs") as processes:
             chaos = Chaos(settings, factory, processes, random.Random(arguments.seed), servers)
-            job_ids = rage(chaos, arguments)
+            rage(chaos, factory, arguments)
             raged = time.monotonic() - started
             under_faults = _count_increments(factory)
-            deadline = time.monotonic() + _PATIENCE_SECONDS
-            while not _all_ended(factory) and time.monotonic() < deadline:
-                time.sleep(0.5)
-        increments, violations = check(factory, settings)
+            heal(chaos, factory)
+        violations = [*chaos.died, *check(factory, settings)]
+        told = tell(chaos, factory)
         engine.dispose()
-    result = {
+    if not violations:
+        # A child that was frozen may write its last a moment after its worker is gone.
+        shutil.rmtree(directory, ignore_errors=True)
+    return {
         "database": arguments.database,
         "seed": arguments.seed,
         "seconds_of_faults": round(raged, 1),
         "seconds": round(time.monotonic() - started, 1),
-        "processors": psutil.cpu_count(),
+        "processors": len(psutil.Process().cpu_affinity()),
         "load_average": psutil.getloadavg(),
         "workers": WORKERS,
-        "jobs": len(job_ids),
-        "increments": increments,
         "increments_under_faults": under_faults,
-        "faults": dict(sorted(chaos.done.items())),
-        "num_faults": sum(chaos.done.values()),
+        **told,
+        "kept_in": str(directory) if violations else None,
         "violations": violations,
     }
-    print(json.dumps(result, indent=1))
-    if not violations:
-        # A child that was frozen may write its last a moment after its worker is gone.
-        shutil.rmtree(directory, ignore_errors=True)
-    return 1 if violations else 0
 
 
 if __name__ == "__main__":
