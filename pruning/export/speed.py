@@ -94,8 +94,13 @@ def measure_beside(
 
 
 def _sample(engine: Engine, artifact: Path, threads: int) -> list[EngineSpeed]:
+    # Ours (`espalier up`, the Makefile) lets threads sleep between operations, for the sake of what
+    # runs beside them. llama.cpp waits so several hundred times a token: it lost two thirds of its
+    # speed on two threads, and what pruning had gained with it.
+    own_waiting = {key: value for key, value in os.environ.items() if key != "OMP_WAIT_POLICY"}
     done = subprocess.run(
         [sys.executable, "-m", __spec__.name, engine, artifact, str(threads)],
+        env=own_waiting,
         capture_output=True,
         text=True,
         timeout=_TIMEOUT_SECONDS,
