@@ -1,11 +1,12 @@
 """Pruned checkpoints under other versions of transformers: `python -m bench.loading_versions DIR`.
 
-Each DIR holds one version, installed beside the environment's torch, with the packages it pins:
-    pip install --target DIR --no-deps 'transformers==5.14.*' 'huggingface_hub<2' 'tokenizers<0.23'
-and the environment itself has peft and torchao (`pip install torchao`; no extra brings it, because
-transformers imports it wherever it lies). Checkpoints of every family, with unequal and with equal
-layers, are written by the environment's own version; each version opens them in a process of its
-own, and must give the same logits.
+Each DIR holds one version, laid over the environment's torch and peft:
+    pip install --target DIR --no-deps 'transformers==5.14.*' torchao
+and what that version pins, such as 'huggingface_hub<2' and 'tokenizers<0.23' (torchao alone for the
+environment's own version; no extra brings it, because transformers imports it wherever it lies).
+Checkpoints of every family, with unequal and with equal layers, are written
+by the environment's own version; each version opens them in a process of its own, and must give
+the same logits.
 """
 
 import argparse

@@ -114,8 +114,9 @@ model = AutoModelForCausalLM.from_pretrained("THIS_DIRECTORY")
 tokenizer = AutoTokenizer.from_pretrained("THIS_DIRECTORY")
 ```
 """
-    vllm = "" if equal else " --model-impl transformers  # with espalier installed beside vLLM"
-    text += f"\nvLLM:\n\n```sh\nvllm serve THIS_DIRECTORY{vllm}\n```\n"
+    if not carries:
+        vllm = "" if equal else " --model-impl transformers  # with espalier installed beside vLLM"
+        text += f"\nvLLM:\n\n```sh\nvllm serve THIS_DIRECTORY{vllm}\n```\n"
     return text + "".join(_how_to_load(export) for export in exports)
 
 
