@@ -208,9 +208,14 @@ def tell(chaos: Chaos, factory: SessionFactory) -> dict[str, Any]:
             row.get("ended_its_attempt", 0) for row in faults.values()
         ),
         "faults": {name: dict(row) for name, row in sorted(faults.items())},
-        "errors": dict(Counter(str(a.message) for a in attempts if a.end_cause == "error")),
+        # No child errs of itself: whatever ends an attempt so is a fault of the service.
+        "errors": dict(Counter(_error_of(a) for a in attempts if a.end_cause == "error")),
         "attempts": dict(Counter(str(cause) for cause in causes.values()).most_common()),
     }
+
+
+def _error_of(attempt: JobAttempt) -> str:
+    return f"attempt {attempt.end_cause}: {attempt.message}: {(attempt.log_tail or '')[-500:]}"
 
 
 def main() -> int:
@@ -244,8 +249,8 @@ def run(arguments: argparse.Namespace) -> dict[str, Any]:
             raged = time.monotonic() - started
             under_faults = _count_increments(factory)
             heal(chaos, factory)
-        violations = [*chaos.died, *check(factory, settings)]
         told = tell(chaos, factory)
+        violations = [*chaos.died, *told["errors"], *check(factory, settings)]
         engine.dispose()
     if not violations:
         # A child that was frozen may write its last a moment after its worker is gone.
