@@ -110,14 +110,20 @@ def widths(increment: int, layers: int = LAYERS) -> list[dict[str, int]]:
 
 
 def make_steps(
-    session: Session, job: Job, *, first: int, count: int, tokens_per_step: int = 4096
+    session: Session,
+    job: Job,
+    *,
+    first: int,
+    count: int,
+    tokens_per_step: int = 4096,
+    least_loss: float = 3.1,
 ) -> None:
     """Optimizer steps with a falling loss."""
     steps = [
         StepFinished(
             step=step,
             num_tokens=step * tokens_per_step,
-            loss=3.1 + 0.9 * math.exp(-step / 40) + 0.05 * math.sin(step * 1.7),
+            loss=least_loss + 0.9 * math.exp(-step / 40) + 0.05 * math.sin(step * 1.7),
             learning_rate=2e-4,
             grad_norm=1.0,
             tokens_per_second=2480.0,
@@ -190,9 +196,10 @@ def make_checkpoint(
     *,
     increment: int = 1,
     files: dict[str, bytes] | None = None,
+    size_bytes: int | None = None,
     final: bool = False,
 ) -> Checkpoint:
-    """A committed checkpoint whose files are really in the store."""
+    """A committed checkpoint whose files are really in the store; `size_bytes` if not theirs."""
     contents = files or {"config.json": b"{}", "model.safetensors": bytes(range(256)) * 4096}
     now = database_now(session)
     row = Checkpoint(
@@ -205,7 +212,7 @@ def make_checkpoint(
         step=job.step,
         num_tokens=job.tokens_seen,
         params=job.params_now or 1000,
-        size_bytes=sum(map(len, contents.values())),
+        size_bytes=size_bytes or sum(map(len, contents.values())),
         dtype="bfloat16",
         widths=widths(increment),
         manifest_sha256=hashlib.sha256(str(increment).encode()).hexdigest(),

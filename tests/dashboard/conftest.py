@@ -27,6 +27,8 @@ from tests.api.conftest import (
     store,
     stranger,
 )
+from tests.dashboard.looking import listen_for_complaints
+from tests.e2e.conftest import inputs, up
 from tests.factories import Holder
 
 __all__ = [
@@ -34,10 +36,12 @@ __all__ = [
     "app",
     "client",
     "holder",
+    "inputs",
     "job_id",
     "running_job_id",
     "store",
     "stranger",
+    "up",
 ]
 
 
@@ -49,7 +53,7 @@ def database_url(sqlite_template: Path, tmp_path: Path) -> str:
     return f"sqlite:///{path}"
 
 
-PICTURE_HEIGHT = 1500
+PICTURE_HEIGHT = 2600
 FORM_TOKEN = re.compile(r'name="form_token" value="([0-9a-f]+)"')
 
 
@@ -92,6 +96,13 @@ def vendored() -> None:
             pytest.skip(str(error))
 
 
+@pytest.fixture(scope="session")
+def axe(vendored: None, tmp_path_factory: pytest.TempPathFactory) -> str:
+    """The accessibility rules, by the lock file."""
+    (path,) = build(tmp_path_factory.mktemp("axe"), {"axe.min.js": "axe-core/axe.min.js"})
+    return path.read_text()
+
+
 @pytest.fixture
 def url(app: FastAPI) -> Iterator[str]:
     """The application behind a real server."""
@@ -114,13 +125,24 @@ def scheme(request: pytest.FixtureRequest) -> str:
 
 
 @pytest.fixture
+def complaints() -> list[str]:
+    """What the console, scripts and the policy complained of; empty when the test has ended."""
+    return []
+
+
+@pytest.fixture
 def page(
-    chromium: Browser, vendored: None, url: str, holder: Holder, scheme: str
+    chromium: Browser,
+    vendored: None,
+    url: str,
+    holder: Holder,
+    scheme: str,
+    complaints: list[str],
 ) -> Iterator[Page]:
     """A page that signed in, whose console must stay silent and whose policy must not be broken."""
     context = chromium.new_context(color_scheme=scheme, viewport={"width": 1280, "height": 900})  # type: ignore[arg-type]
     page = context.new_page()
-    complaints = listen_for_complaints(page)
+    listen_for_complaints(page, complaints)
     page.goto(f"{url}/jobs")
     page.get_by_label("API key").fill(holder.secret)
     page.get_by_role("button", name="Sign in").click()
@@ -128,18 +150,6 @@ def page(
     yield page
     context.close()
     assert complaints == []
-
-
-def listen_for_complaints(page: Page) -> list[str]:
-    """A list of what the console, scripts, dialogs and the policy will complain of."""
-    complaints: list[str] = []
-    page.on("console", lambda m: complaints.append(m.text) if m.type in ("error", "warning") else 0)
-    page.on("pageerror", lambda error: complaints.append(str(error)))
-    page.on("dialog", lambda dialog: (complaints.append(dialog.message), dialog.dismiss()))
-    page.add_init_script(
-        "addEventListener('securitypolicyviolation', e => console.error('CSP', e.blockedURI))"
-    )
-    return complaints
 
 
 def keep_picture(page: Page, name: str) -> None:

@@ -1,5 +1,6 @@
 """The form that makes a job, as a browser without JavaScript sends it."""
 
+import html
 import re
 from pathlib import Path
 from typing import Any
@@ -83,6 +84,15 @@ def test_the_forecast_needs_no_data_and_no_script(browser: TestClient, models: P
     assert found
     base, floor, result = map(int, found.groups())
     assert floor < result == 2_500_000 < base
+
+
+def test_what_is_written_can_be_sent_from_elsewhere(browser: TestClient, models: Path) -> None:
+    page = html.unescape(send(browser, "/jobs/new/estimate", **whole(models)).text)
+    for text in ("curl http://", "from espalier.client import Client", "espalier submit"):
+        assert text in page
+    assert f'"model": "{models}/small"' in page
+    half = send(browser, "/jobs/new/estimate", **whole(models, data="")).text
+    assert "curl http://" not in half
 
 
 def test_the_text_is_looked_at_before_there_is_a_job(browser: TestClient, models: Path) -> None:

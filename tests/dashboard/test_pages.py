@@ -93,6 +93,35 @@ def test_the_buttons_steer_the_job(browser: TestClient, job_id: str) -> None:
     assert 'data-testid="resume"' in page
 
 
+def test_the_chosen_jobs_that_have_not_ended_are_cancelled_together(
+    browser: TestClient, factory: SessionFactory, holder: Holder, job_id: str
+) -> None:
+    with transaction(factory) as session:
+        over = make_job(session, holder.tenant_id, name="over")
+        jobs.transition(session, over, jobs.JobStatus.FAILED, reason="internal")
+        ended, left = over.id, make_job(session, holder.tenant_id, name="left alone").id
+    token = form_token(browser.get("/jobs").text)
+    for wrong, status in (({"form_token": "0"}, 403), ({"form_token": token, "job": "job_0"}, 404)):
+        assert browser.post("/jobs/cancel", data=wrong).status_code == status
+    chosen = {"form_token": token, "job": [job_id, ended]}
+    assert browser.post("/jobs/cancel", data=chosen).headers["location"] == "/jobs"
+    shown = {name: browser.get(f"/jobs/{name}").text for name in (job_id, ended, left)}
+    for name, status in ((job_id, "cancelled"), (ended, "failed"), (left, "queued")):
+        assert f'<span class="status {status}"' in shown[name]
+
+
+def test_who_may_only_read_is_shown_no_button_that_changes_a_job(
+    anonymous: TestClient, client: TestClient, job_id: str
+) -> None:
+    key = client.post("/v1/api-keys", json={"scopes": ["jobs:read"]}).json()["secret"]
+    token = form_token(anonymous.get("/sign-in").text)
+    anonymous.post("/sign-in", data={"api_key": key, "form_token": token})
+    for path in ("/jobs", f"/jobs/{job_id}"):
+        page = anonymous.get(path).text
+        assert 'data-testid="job' in page
+        assert not re.search('data-testid="(cancel|pause|delete|cancel-chosen)"', page)
+
+
 def test_download_links_work_with_the_session(browser: TestClient, running_job_id: str) -> None:
     page = browser.get(f"/jobs/{running_job_id}").text
     link = re.search(r'href="(/v1/checkpoints/[^"]+/files/config.json)"', page)

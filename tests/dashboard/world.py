@@ -1,27 +1,23 @@
-"""A tenant with some of everything, for tests that look at every page.
-
-`say` writes every string that a user, a worker or a run may set: hostile ones for some tests.
-"""
+"""A tenant with some of everything, for tests that look at every page."""
 
 import math
 import random
-from collections.abc import Callable
+from collections.abc import Mapping
 from dataclasses import dataclass
-from datetime import timedelta
+from datetime import datetime, timedelta
 from pathlib import Path
-from typing import Any
 
 from sqlalchemy.orm import Session
 
 from pruning.paired import encode_rows
-from registry import api_keys, events, files, jobs, models, playground, webhooks
+from registry import events, jobs
 from registry.attempts import log_name
 from registry.db import SessionFactory, database_now, transaction
 from registry.settings import Settings
 from registry.status import JobStatus
 from registry.storage import LocalStore
-from registry.tables import Checkpoint, Job, JobAttempt, JobEvent, Tenant
-from registry.workers import Identity, beat
+from registry.tables import Job, JobAttempt, JobEvent
+from tests.dashboard.world_admin import WORKER, administer, play, register
 from tests.factories import (
     Holder,
     cut,
@@ -33,7 +29,6 @@ from tests.factories import (
     succeed,
 )
 
-Say = Callable[[str], str]
 CUTS = 6
 
 
@@ -78,48 +73,44 @@ class World:
         }
 
 
-def plain(text: str) -> str:
-    return text
-
-
 def furnish(
     factory: SessionFactory,
     settings: Settings,
     store: LocalStore,
     holder: Holder,
     directory: Path,
-    say: Say = plain,
 ) -> World:
     """Make the tenant's jobs, models, keys, webhooks and workers."""
     with transaction(factory) as session:
-        finished = _finished(session, store, holder, directory, say, quality=1.0)
-        other = _finished(session, store, holder, directory, say, quality=0.9)
-        other.name = say("smollm2-85m-flap")
+        finished = _finished(session, store, holder, directory, quality=1.0)
+        other = _finished(session, store, holder, directory, quality=0.9)
+        other.name = "smollm2-85m, many cuts"
         other.recipe = {**other.recipe, "method": "adapt_pruner", "seed": 7}
-        running = _running(session, store, holder, directory, settings, say)
-        failed = _failed(session, holder, say)
-        _job(session, holder, "smollm2-100m, next", say)
-        _play(session, holder, finished, say)
-        model = _register(session, holder, finished, say)
-        webhook = _administer(session, holder, running, say)
+        running = _running(session, store, holder, directory, settings)
+        failed = _failed(session, holder)
+        waiting = _job(session, holder, "smollm2-100m, next")
+        waiting.queued_at = database_now(session) - timedelta(seconds=95)
+        play(session, holder, finished)
+        model = register(session, holder, finished)
+        webhook = administer(session, holder, running)
         checkpoint = finished.head_checkpoint_id
         assert checkpoint is not None
         return World(finished.id, other.id, running.id, failed.id, checkpoint, model, webhook)
 
 
-def _job(session: Session, holder: Holder, name: str, say: Say) -> Job:
+def _job(session: Session, holder: Holder, name: str) -> Job:
     request = {
         "model": "HuggingFaceTB/SmolLM2-135M",
         "target": "85M",
         "data": {
             "train": [
-                {"name": "docs", "source": {"kind": "inline", "documents": [say("Some text.")]}},
-                {"name": "code", "source": {"kind": "inline", "documents": [say("def f(): 1")]}},
+                {"name": "docs", "source": "HuggingFaceTB/cosmopedia:stories"},
+                {"name": "code", "source": {"kind": "inline", "documents": ["def f(): 1"]}},
             ]
         },
     }
-    metadata = {say("team")[:60]: say("nlp")}
-    return make_job(session, holder.tenant_id, name=say(name), request=request, metadata=metadata)
+    metadata = {"team": "nlp"}
+    return make_job(session, holder.tenant_id, name=name, request=request, metadata=metadata)
 
 
 def _finished(
@@ -127,19 +118,18 @@ def _finished(
     store: LocalStore,
     holder: Holder,
     directory: Path,
-    say: Say,
     *,
     quality: float,
 ) -> Job:
-    job = _job(session, holder, "smollm2-85m", say)
+    job = _job(session, holder, "smollm2-85m")
     start_job(session, job, increments=CUTS, tokens=CUTS * 40 * 4096)
     job.params_target = 134_515_008 - 8_200_000 * CUTS
     assert job.resolved is not None
-    job.resolved = {**job.resolved, "device": say("cpu"), "model_type": say("llama")}
-    _attempt(session, job, say, ended="finished")
+    job.resolved = {**job.resolved, "device": "cpu", "model_type": "llama"}
+    attempt = _attempt(session, job, ended="finished")
     for increment in range(1, CUTS + 1):
+        _mix(session, job, increment)
         _increment(session, store, job, directory, increment, quality)
-        _mix(session, job, increment, say)
     for metric, base, now in (
         ("prefill_tokens_per_second", 3100.0, 4025.0),
         ("decode_tokens_per_second", 31.2, 44.8 / quality),
@@ -159,6 +149,8 @@ def _finished(
     _suite(session, job, quality)
     succeed(session, job)
     job.result = {**(job.result or {}), "seconds": 612.0 / quality}
+    _spread(session, job, 15 / quality)
+    attempt.started_at = job.started_at
     return job
 
 
@@ -187,7 +179,7 @@ def _increment(
     quality: float = 1.0,
 ) -> None:
     cut(session, job, increment)
-    make_steps(session, job, first=job.step + 1, count=40)
+    make_steps(session, job, first=job.step + 1, count=40, least_loss=3.1 + 4 * (1 - quality) / 3)
     value = 24.31 * (1 + 0.011 * increment**1.7 / quality**3)
     make_evaluation(
         session, job, increment=increment, stage="recovered", value=value, tokens=job.tokens_seen
@@ -198,30 +190,39 @@ def _increment(
     }
     if increment == CUTS:
         content["exports/gguf-q8_0/model.gguf"] = b"GGUF" + job.id.encode()
-    make_checkpoint(session, store, job, directory, increment=increment, files=content)
+    bytes_in_bf16 = 2 * (job.params_now or 0)
+    make_checkpoint(
+        session,
+        store,
+        job,
+        directory,
+        increment=increment,
+        files=content,
+        size_bytes=bytes_in_bf16,
+    )
 
 
-def _mix(session: Session, job: Job, increment: int, say: Say) -> None:
+def _mix(session: Session, job: Job, increment: int) -> None:
     share = 0.5 + 0.2 * math.sin(increment)
-    weights = {say("docs"): share, say("code"): 1 - share}
+    weights = {"docs": share, "code": 1 - share}
     data = {"increment": increment, "num_tokens": job.tokens_seen, "weights": weights}
     events.append(session, job, "mixture.changed", {**data, "losses": {}, "step": job.step})
 
 
 def _attempt(
-    session: Session, job: Job, say: Say, *, ended: str | None, message: str | None = None
+    session: Session, job: Job, *, ended: str | None, message: str | None = None
 ) -> JobAttempt:
     now = database_now(session)
     row = JobAttempt(
         job_id=job.id,
         fence=job.fence,
         attempt=job.attempt,
-        worker_id=say("gpu0@rack-3"),
+        worker_id=WORKER,
         started_at=now - timedelta(seconds=340),
         ended_at=now if ended else None,
         end_cause=ended,
         exit_code=-9 if ended == "killed" else None,
-        message=say(message) if message else None,
+        message=message if message else None,
     )
     session.add(row)
     session.flush()
@@ -234,34 +235,35 @@ def _running(
     holder: Holder,
     directory: Path,
     settings: Settings,
-    say: Say,
 ) -> Job:
     """A job that was killed once and goes on."""
-    job = _job(session, holder, "smollm2-85m, second try", say)
+    job = _job(session, holder, "smollm2-85m, second try")
     start_job(session, job, increments=CUTS, tokens=CUTS * 40 * 4096)
     job.params_target = 134_515_008 - 8_200_000 * CUTS
     _phase(session, job, "calibrating", 1)
     _increment(session, store, job, directory, 1)
-    first = _attempt(session, job, say, ended="killed", message="killed by SIGKILL")
-    error = {"cause": "killed", "code": say("internal"), "message": say("killed by SIGKILL")}
-    jobs.requeue(session, job, event="job.retrying", reason=say("killed by SIGKILL"), data=error)
+    first = _attempt(session, job, ended="killed", message="killed by SIGKILL")
+    error = {"cause": "killed", "code": "internal", "message": "killed by SIGKILL"}
+    jobs.requeue(session, job, event="job.retrying", reason="killed by SIGKILL", data=error)
     job.fence, job.attempt = job.fence + 1, job.attempt + 1
     job.lease_owner, job.lease_until = "cpu0@test", database_now(session)
     jobs.transition(session, job, JobStatus.RUNNING)
-    second = _attempt(session, job, say, ended=None)
+    second = _attempt(session, job, ended=None)
     for increment in (2, 3):
         _phase(session, job, "pruning", increment)
+        _mix(session, job, increment)
         _phase(session, job, "training", increment)
         _increment(session, store, job, directory, increment)
-        _mix(session, job, increment, say)
     cut(session, job, 4)
     make_steps(session, job, first=job.step + 1, count=14)
-    events.append(session, job, "warning", {"code": say("x"), "message": say("slow disk")})
-    _spread(session, job, first, second)
+    events.append(session, job, "warning", {"code": "x", "message": "slow disk"})
+    at = _spread(session, job, 10)
+    first.started_at, first.ended_at = at["job.started"][0], at["job.retrying"][0]
+    second.started_at = at["job.started"][-1]
     path = settings.data_dir / log_name(job.id, second.fence)
     path.parent.mkdir(parents=True, exist_ok=True)
     lines = (f"12:00:{n % 60:02} step {n} loss {3.5 - n / 400:.3f}" for n in range(120))
-    path.write_text("\n".join([*lines, say("a line of the log"), ""]))
+    path.write_text("\n".join([*lines, "a line of the log", ""]))
     return job
 
 
@@ -270,87 +272,31 @@ def _phase(session: Session, job: Job, phase: str, increment: int) -> None:
     events.append(session, job, "phase.changed", {"phase": phase, "increment": increment})
 
 
-def _spread(session: Session, job: Job, first: JobAttempt, second: JobAttempt) -> None:
-    """Move what happened at once apart, ten seconds an event, so that there is a timeline."""
+def _spread(session: Session, job: Job, seconds: float) -> Mapping[str, list[datetime]]:
+    """Move what happened at once apart, so that there is a timeline; its times by type of event."""
     now = database_now(session)
     session.flush()
     rows = session.query(JobEvent).filter(JobEvent.job_id == job.id).order_by(JobEvent.seq).all()
-    start = now - timedelta(seconds=10 * len(rows))
+    start = now - timedelta(seconds=seconds * len(rows))
+    times: dict[str, list[datetime]] = {}
     for index, row in enumerate(rows):
-        row.created_at = start + timedelta(seconds=10 * index)
-    at = {row.type: row.created_at for row in reversed(rows)}
+        row.created_at = start + timedelta(seconds=seconds * index)
+        times.setdefault(row.type, []).append(row.created_at)
     job.created_at = job.started_at = start
-    first.started_at, first.ended_at = at["job.started"], at["job.retrying"]
-    second.started_at = max(row.created_at for row in rows if row.type == "job.started")
+    return times
 
 
-def _failed(session: Session, holder: Holder, say: Say) -> Job:
-    job = _job(session, holder, "qwen3-too-small", say)
+def _failed(session: Session, holder: Holder) -> Job:
+    job = _job(session, holder, "qwen3-too-small")
     start_job(session, job)
-    _attempt(session, job, say, ended="error", message="the target cannot be reached")
+    _attempt(session, job, ended="error", message="the target cannot be reached")
     job.error = {
         "code": "target_unreachable",
-        "message": say("the constraints leave at least 41,200,000 parameters"),
-        "param": say("target"),
-        "hint": say("raise the target, or protect fewer layers"),
+        "message": "the constraints leave at least 41,200,000 parameters",
+        "param": "target",
+        "hint": "raise the target, or protect fewer layers",
         "retryable": False,
         "attempt": 1,
     }
-    jobs.transition(session, job, JobStatus.FAILED, reason=say("target_unreachable"))
+    jobs.transition(session, job, JobStatus.FAILED, reason="target_unreachable")
     return job
-
-
-def _register(session: Session, holder: Holder, job: Job, say: Say) -> str:
-    models.create(
-        session,
-        tenant_id=holder.tenant_id,
-        name="smollm2-small",
-        description=say("Small enough for phones"),
-    )
-    model = models.get(session, holder.tenant_id, "smollm2-small", for_update=True)
-    rows = session.query(Checkpoint).filter(Checkpoint.job_id == job.id)
-    for row in rows.order_by(Checkpoint.increment)[2:4]:
-        models.add_version(session, model, row.id, description=say(f"cut {row.increment}"))
-    models.move_alias(session, model, "production", 1, revision=None)
-    return model.name
-
-
-def _play(session: Session, holder: Holder, job: Job, say: Say) -> None:
-    assert job.head_checkpoint_id is not None
-    row = playground.ask(
-        session,
-        holder.tenant_id,
-        job.head_checkpoint_id,
-        prompt=say("Why do gardeners prune their trees in winter?"),
-        max_tokens=64,
-    )
-    row.status, row.worker_id = "answered", say("gpu0@rack-3")
-    row.base_seconds, row.pruned_seconds = 2.31, 1.62
-    row.base_text = say("In winter the tree rests, and a clean cut heals before the sap rises.")
-    row.pruned_text = say("In winter the tree rests, and the cuts heal before spring.")
-
-
-def _administer(session: Session, holder: Holder, job: Job, say: Say) -> str:
-    tenant = session.get_one(Tenant, holder.tenant_id)
-    api_keys.create(session, tenant, ["jobs:read"], name=say("watcher"))
-    row, _ = webhooks.create(
-        session,
-        tenant_id=tenant.id,
-        url="https://example.com/hook?" + say("q"),
-        events=["job.succeeded", "job.failed"],
-        master=b"m" * 32,
-    )
-    for status, code in (("delivered", 200), ("failed", 500)):
-        sent = webhooks.add_delivery(session, row, "job.succeeded", {})
-        sent.status, sent.status_code, sent.num_attempts = status, code, 1
-        sent.error = say("answered 500") if code == 500 else None
-    identity: dict[str, Any] = {"host": say("rack-3"), "pid": 4242, "version": say("0.1.0")}
-    worker = Identity(id=say("gpu0@rack-3"), queues=(say("default"),), **identity)
-    beat(session, worker, status="online", current_job_id=job.id)
-    idle = Identity(id="cpu0@rack-4", queues=("default",), host="rack-4", pid=77, version="0.1.0")
-    beat(session, idle, status="online", current_job_id=None)
-    text = files.create(
-        session, tenant_id=tenant.id, name=say("notes") + ".txt", num_bytes=3, sha256=None
-    )
-    text.status = "ready"
-    return row.id

@@ -1,4 +1,4 @@
-"""One service for all end-to-end tests that leave it running."""
+"""One service for all end-to-end tests of a package that leave it running."""
 
 from collections.abc import Iterator
 from pathlib import Path
@@ -8,13 +8,13 @@ import pytest
 from tests.e2e.stack import Up, write_model_and_text
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture(scope="package")
 def inputs(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path]:
     """A tiny model and its text, both on disk."""
     return write_model_and_text(tmp_path_factory.mktemp("inputs"))
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture(scope="package")
 def up(
     no_litter: None, tmp_path_factory: pytest.TempPathFactory, inputs: tuple[Path, Path]
 ) -> Iterator[Up]:
