@@ -102,7 +102,7 @@ def drawings_of(
     }
     mixture = _mixture(job, _events_of(session, job.id, "mixture.changed"))
     if mixture:
-        drawn["mixture"] = Drawing("Domain weights", mixture, cuts, span, stepped=True)
+        drawn["mixture"] = Drawing("Domain weights, %", mixture, cuts, span, stepped=True)
     return drawn
 
 
@@ -161,7 +161,7 @@ def _mixture(job: Job, changes: Sequence[JobEvent]) -> list[Series]:
     lines = []
     for index, name in enumerate(names):
         tokens = [float(event.data["num_tokens"]) for event in changes]
-        values = [float(event.data["weights"].get(name, 0.0)) for event in changes]
+        values = [100 * float(event.data["weights"].get(name, 0.0)) for event in changes]
         lines.append(
             Series([*tokens, max(last, tokens[-1])], [*values, values[-1]], name, index % SHADES)
         )

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 
 WIDTH, HEIGHT = 600, 240
 LEFT, RIGHT, TOP, BOTTOM = 52, 18, 10, 26
-_LOG_RATIO = 8.0
+_LOG_RATIO = 4.0
 """Curves spanning more than this are drawn on a logarithmic axis."""
 
 
@@ -148,6 +148,7 @@ class Sparkline:
     path: str
     end: tuple[float, float]
     label: str
+    last: float
 
 
 SPARK_WIDTH, SPARK_HEIGHT = 96, 22
@@ -166,6 +167,7 @@ def sparkline(values: Sequence[float]) -> Sparkline:
         path="M" + "L".join(f"{x},{y}" for x, y in points),
         end=points[-1],
         label=f"from {values[0]:.2f} to {values[-1]:.2f}",
+        last=values[-1],
     )
 
 

@@ -65,5 +65,5 @@ def _page_context(request: Request) -> dict[str, Any]:
     return {
         "form_token": request.app.state.signer.form_token(cookie),
         "signed_in": who is not None,
-        "may_administer": who is not None and who.may("admin"),
+        "may": (lambda _scope: False) if who is None else who.may,
     }

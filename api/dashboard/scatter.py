@@ -13,13 +13,16 @@ _LOG_RATIO = 4.0
 
 @dataclass(frozen=True)
 class Spot:
-    """A point: what it stands for, and where a click on it leads."""
+    """A point: what it stands for, and where a click on it leads.
+
+    Its `kind` becomes "best" on the plane where no other beats it, unless it has one of its own.
+    """
 
     x: float
     y: float
     label: str
     href: str | None
-    kind: str
+    kind: str = "beaten"
 
 
 @dataclass(frozen=True)
@@ -51,13 +54,11 @@ def scatter(
         return None
     across = _Axis.of([spot.x for spot in spots], LEFT, WIDTH - RIGHT)
     down = _Axis.of([spot.y for spot in spots], HEIGHT - BOTTOM, TOP)
-    laid = [
-        Spot(across.at(s.x), down.at(s.y), s.label, s.href, s.kind)
-        for s in sorted(spots, key=lambda spot: spot.kind == "best")
-    ]
-    corners = [(across.at(x), down.at(y)) for x, y in _unbeaten(spots, more_x_is_better)]
+    unbeaten = _unbeaten(spots, more_x_is_better)
+    laid = [_lay(spot, across, down, unbeaten) for spot in spots]
+    corners = [(across.at(x), down.at(y)) for x, y in unbeaten]
     return Scatter(
-        spots=laid,
+        spots=sorted(laid, key=lambda spot: spot.kind == "best"),
         marks=[
             Tick(at, words) for x, words in marks if LEFT <= (at := across.at(x)) <= WIDTH - RIGHT
         ],
@@ -67,6 +68,14 @@ def scatter(
         x_title=x_title,
         y_title=y_title,
     )
+
+
+def _lay(
+    spot: Spot, across: "_Axis", down: "_Axis", unbeaten: Sequence[tuple[float, float]]
+) -> Spot:
+    best = spot.kind == "beaten" and (spot.x, spot.y) in unbeaten
+    kind = "best" if best else spot.kind
+    return Spot(across.at(spot.x), down.at(spot.y), spot.label, spot.href, kind)
 
 
 def _unbeaten(spots: Sequence[Spot], more_x_is_better: bool) -> list[tuple[float, float]]:

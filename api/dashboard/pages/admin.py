@@ -15,7 +15,7 @@ from api.schemas.api_keys import ApiKeyCreate
 from api.schemas.webhooks import WebhookCreate
 from registry import api_keys, audit, outbound, quotas, usage, webhooks
 from registry.db import database_now
-from registry.tables import Tenant, Worker
+from registry.tables import Job, Tenant, Worker
 
 router = APIRouter(prefix="/admin")
 
@@ -164,12 +164,17 @@ def redeliver(
 
 
 @router.get("/workers")
-def workers_page(request: Request, _who: AdminViewer, session: ReadSession) -> Response:
+def workers_page(request: Request, who: AdminViewer, session: ReadSession) -> Response:
     """Every worker heard of within a day."""
     now = database_now(session)
     query = select(Worker).where(Worker.heartbeat_at > now - _WORKERS_KNOWN)
     rows: Sequence[Worker] = session.scalars(query.order_by(Worker.heartbeat_at.desc())).all()
-    context = {"workers": rows, "now": now, "part": "workers"}
+    at_work = [row.current_job_id for row in rows if row.current_job_id]
+    ours = select(Job.id, Job.name, Job.model).where(
+        Job.id.in_(at_work), Job.tenant_id == who.tenant_id
+    )
+    names = {key: name or model for key, name, model in session.execute(ours)}
+    context = {"workers": rows, "names": names, "now": now, "part": "workers"}
     return show(request, "admin_workers.html", context)
 
 

@@ -2,7 +2,7 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Annotated, Any
+from typing import Annotated, Any, Literal
 from urllib.parse import urlencode
 
 from fastapi import APIRouter, Query, Request, Response
@@ -46,7 +46,7 @@ class MetricRow:
     """One measurement of every job."""
 
     label: str
-    exact: bool
+    kind: Literal["count", "seconds", "figure"]
     less_is_better: bool | None
     values: list[Value]
 
@@ -108,15 +108,15 @@ def metric_rows(session: Session, rows: Sequence[Job]) -> list[MetricRow]:
     found = [_by_metric(one.result) for one in placed]
     chance = [_chance(placed[0].result, one.result) for one in placed]
     table = [
-        _row("Parameters", [row.params_now for row in rows], exact=True, less=True),
-        _row("Training tokens", [row.tokens_seen for row in rows], exact=True, less=None),
-        _row("Seconds on workers", [one.device_seconds for one in placed], exact=False, less=True),
+        _row("Parameters", [row.params_now for row in rows], "count", less=True),
+        _row("Training tokens", [row.tokens_seen for row in rows], "count", less=None),
+        _row("Time on workers", [one.device_seconds for one in placed], "seconds", less=True),
     ]
     for suite, metric in dict.fromkeys(key for one in found for key in one):
         values = [one.get((suite, metric)) for one in found]
         less = metric.startswith("perplexity") or suite == "domains"
         paired = [one.get((suite, metric)) for one in chance]
-        table.append(_row(label_of(suite, metric), values, exact=False, less=less, paired=paired))
+        table.append(_row(label_of(suite, metric), values, "figure", less=less, paired=paired))
     return table
 
 
@@ -138,15 +138,15 @@ def _chance(
 def _row(
     label: str,
     values: Sequence[float | None],
+    kind: Literal["count", "seconds", "figure"],
     *,
-    exact: bool,
     less: bool | None,
     paired: Sequence[PairedComparison | None] = (),
 ) -> MetricRow:
     first = values[0]
     return MetricRow(
         label=label,
-        exact=exact,
+        kind=kind,
         less_is_better=less,
         values=[
             Value(

@@ -1,14 +1,15 @@
 """Size and speed against quality, over all checkpoints of a base model."""
 
-from collections.abc import Mapping, Sequence
-from typing import Annotated
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Annotated, Any
 
 from fastapi import APIRouter, Query, Request, Response
-from sqlalchemy import func, select
-from sqlalchemy.orm import Session
+from sqlalchemy import and_, func, select
+from sqlalchemy.orm import Session, aliased
 
 from api.dashboard.scatter import Spot, scatter
-from api.dashboard.units import count, decimal
+from api.dashboard.units import count, decimal, figure
 from api.dashboard.viewing import Viewer, show
 from api.deps import ReadSession
 from registry import comparisons
@@ -19,6 +20,7 @@ from registry.tables import Checkpoint, Evaluation, Job
 router = APIRouter(prefix="/frontier")
 
 MAX_MODELS = 100
+PERPLEXITY = ("perplexity", "perplexity")
 SPEED = ("speed", "decode_tokens_per_second")
 
 
@@ -35,9 +37,8 @@ def frontier_page(
     found = comparisons.points(session, who.tenant_id, model=chosen) if chosen else []
     best = comparisons.frontier(found)
     base = _base(session, who.tenant_id, chosen) if found else None
-    speeds = _speeds(session, [point.checkpoint_id for point in found])
     names = _names(session, {point.job_id for point in found})
-    public = models_near(base[0]) if base else []
+    public = models_near(round(base.params)) if base else []
     context = {
         "public": public,
         "models": models,
@@ -45,23 +46,25 @@ def frontier_page(
         "points": found,
         "best": best,
         "base": base,
-        "speeds": speeds,
         "names": names,
         "by_size": scatter(
             [
-                *(_spot(p, float(p.params), p.checkpoint_id in best, names) for p in found),
-                *_base_spot(base, f"{count(base[0])} parameters" if base else ""),
+                *(_spot(p, float(p.params), f"{count(p.params)} parameters", names) for p in found),
+                *_dense(base, base and base.params, "parameters"),
             ],
             x_title="Parameters",
             y_title="Held-out perplexity",
             more_x_is_better=False,
-            marks=[(float(one.num_parameters), one.name) for one in public],
+            marks=[(float(one.num_parameters), one.name.partition("/")[2]) for one in public],
         ),
         "by_speed": scatter(
             [
-                _spot(p, speeds[p.checkpoint_id], p.checkpoint_id in best, names)
-                for p in found
-                if p.checkpoint_id in speeds
+                *(
+                    _spot(p, p.speed, f"{figure(p.speed)} tokens per second", names)
+                    for p in found
+                    if p.speed is not None
+                ),
+                *_dense(base, base and base.speed, "tokens per second"),
             ],
             x_title="Decoded tokens per second",
             y_title="Held-out perplexity",
@@ -93,35 +96,37 @@ def _last_measured(session: Session, tenant_id: str) -> str | None:
     return session.scalars(query).one_or_none()
 
 
-def _base(session: Session, tenant_id: str, model: str) -> tuple[int, float] | None:
-    """Parameters and perplexity of the base model, as its newest job measured them."""
+@dataclass(frozen=True)
+class Dense:
+    """The base model, as its newest job measured it; `speed` in decoded tokens per second."""
+
+    params: float
+    perplexity: float
+    speed: float | None
+
+
+def _base(session: Session, tenant_id: str, model: str) -> Dense | None:
+    measured = aliased(Evaluation)
     query = (
-        select(Job.params_start, Evaluation.value)
-        .join(Evaluation, Evaluation.job_id == Job.id)
-        .where(
-            Job.tenant_id == tenant_id,
-            Job.model == model,
-            Job.params_start.is_not(None),
-            Evaluation.stage == "base",
-            Evaluation.suite == "perplexity",
-            Evaluation.metric == "perplexity",
-            Evaluation.value.is_not(None),
-        )
+        select(Job.params_start, measured.value, Evaluation.value)
+        .join(measured, _measured(measured, Job, PERPLEXITY))
+        .outerjoin(Evaluation, _measured(Evaluation, Job, SPEED))
+        .where(Job.tenant_id == tenant_id, Job.model == model, Job.params_start.is_not(None))
         .order_by(Job.created_at.desc())
         .limit(1)
     )
     row = session.execute(query).one_or_none()
-    return None if row is None else (int(row[0] or 0), float(row[1] or 0.0))
+    return None if row is None else Dense(float(row[0]), float(row[1]), row[2])
 
 
-def _speeds(session: Session, checkpoint_ids: Sequence[str]) -> dict[str, float]:
-    query = select(Evaluation.checkpoint_id, Evaluation.value).where(
-        Evaluation.checkpoint_id.in_(checkpoint_ids),
-        Evaluation.metric == SPEED[1],
-        Evaluation.stage == "recovered",
-        Evaluation.value.is_not(None),
+def _measured(table: type[Evaluation], job: type[Job], what: tuple[str, str]) -> Any:
+    return and_(
+        table.job_id == job.id,
+        table.stage == "base",
+        table.suite == what[0],
+        table.metric == what[1],
+        table.value.is_not(None),
     )
-    return {str(key): float(value or 0.0) for key, value in session.execute(query)}
 
 
 def _names(session: Session, job_ids: set[str]) -> dict[str, str]:
@@ -129,17 +134,14 @@ def _names(session: Session, job_ids: set[str]) -> dict[str, str]:
     return {key: name or f"{key[:8]}…{key[-4:]}" for key, name in session.execute(query)}
 
 
-def _spot(point: Point, x: float, best: bool, names: Mapping[str, str]) -> Spot:
-    label = (
-        f"{names[point.job_id]}, cut {point.increment}: {count(point.params)} parameters, "
-        f"perplexity {decimal(point.perplexity)}"
-    )
-    href = f"/jobs/{point.job_id}#row-{point.checkpoint_id}"
-    return Spot(x, point.perplexity, label, href, "best" if best else "beaten")
+def _spot(point: Point, x: float, words: str, names: Mapping[str, str]) -> Spot:
+    name = f"{names[point.job_id]}, cut {point.increment}"
+    label = f"{name}: {words}, perplexity {decimal(point.perplexity)}"
+    return Spot(x, point.perplexity, label, f"/jobs/{point.job_id}#row-{point.checkpoint_id}")
 
 
-def _base_spot(base: tuple[int, float] | None, words: str) -> list[Spot]:
-    if base is None:
+def _dense(base: Dense | None, x: float | None, unit: str) -> list[Spot]:
+    if base is None or x is None:
         return []
-    label = f"base model: {words}, perplexity {decimal(base[1])}"
-    return [Spot(float(base[0]), base[1], label, None, "base")]
+    label = f"base model: {count(x)} {unit}, perplexity {decimal(base.perplexity)}"
+    return [Spot(x, base.perplexity, label, None, "base")]

@@ -4,19 +4,19 @@ from collections.abc import Callable, Mapping
 from typing import Annotated, Any
 from urllib.parse import urlencode
 
-from fastapi import APIRouter, Query, Request, Response
+from fastapi import APIRouter, Form, Query, Request, Response
 from sqlalchemy import select
 from sqlalchemy.orm import Session
 
 from api.dashboard.figures import Sparkline, sparkline
 from api.dashboard.sign_in import FormToken, check_form
-from api.dashboard.viewing import Viewer, go, show
+from api.dashboard.viewing import JobsActor, Viewer, go, show
 from api.deps import Principal, ReadSession, WriteSession
 from api.errors import Problem
 from api.representations import QUALITY, read_jobs
 from registry import jobs
 from registry.jobs import JobFilter
-from registry.status import JobAction, JobStatus
+from registry.status import JobAction, JobStatus, allowed_actions
 from registry.tables import Evaluation, Job
 
 router = APIRouter()
@@ -115,6 +115,20 @@ def sparklines(session: Session, job_ids: list[str]) -> dict[str, Sparkline]:
     for job_id, value in session.execute(query):
         values.setdefault(job_id, []).append(value or 0.0)
     return {job_id: sparkline(line) for job_id, line in values.items() if len(line) > 1}
+
+
+@router.post("/jobs/cancel")
+def cancel_chosen(
+    who: JobsActor,
+    session: WriteSession,
+    chosen: Annotated[list[str], Form(alias="job", max_length=JOBS_PER_PAGE)] = [],  # noqa: B006
+) -> Response:
+    """Cancel those of the chosen jobs that have not ended."""
+    for job_id in dict.fromkeys(chosen):
+        job = jobs.get(session, who.tenant_id, job_id, for_update=True)
+        if JobAction.CANCEL in allowed_actions(JobStatus(job.status)):
+            jobs.request_cancel(session, job)
+    return go("/jobs")
 
 
 @router.post("/jobs/{job_id}/{action}")

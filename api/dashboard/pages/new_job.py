@@ -20,11 +20,13 @@ from api.answer_once import answer_once
 from api.bodies import Body, parse_body
 from api.dashboard.form_fields import GROUPS, METHODS, TARGET_UNITS
 from api.dashboard.job_form import Filled, fill, owner_of, read_form, request_of
+from api.dashboard.snippets import Snippet, snippets
 from api.dashboard.viewing import JobsActor, Viewer, go, show
 from api.deps import ModelConfigsDep, Principal, ReadSession, SettingsDep, StoreDep
 from api.errors import Problem, from_pruning_error, from_registry_error, from_validation_errors
 from api.estimates import file_sizes, foretell, model_token
 from api.model_configs import ModelConfigs
+from api.own_text import with_own_text
 from api.paths import refuse_forbidden_paths
 from api.routes.data import preview_data
 from api.routes.estimates import create_estimate
@@ -108,7 +110,7 @@ def estimate_form(asked: AskedDep, pairs: FormPairs) -> Response:
                 found = _estimate(asked, filled)
         except Problem as error:
             problem = error
-    context = {"estimate": found, "problem": problem}
+    context = {"estimate": found, "problem": problem, "snippets": _elsewhere(asked, filled)}
     return _part(asked, filled, pairs, "_estimate.html", context)
 
 
@@ -186,6 +188,16 @@ def _estimate(asked: Asked, filled: Filled) -> EstimateRead:
     return create_estimate(asked.request, asked.who, body, asked.settings, asked.configs)
 
 
+def _elsewhere(asked: Asked, filled: Filled) -> list[Snippet]:
+    """What is written so far, as a request to send from elsewhere; nothing before it is one."""
+    try:
+        request = request_of(filled)
+    except ValueError:
+        return []
+    whole = all(name in request for name in ("model", "target", "data"))
+    return snippets(str(asked.request.base_url), request) if whole else []
+
+
 def _preview(asked: Asked, filled: Filled) -> DataPreviewRead:
     request = _request(filled)
     wanted = {name: request[name] for name in ("data", "model") if request.get(name)}
@@ -194,12 +206,13 @@ def _preview(asked: Asked, filled: Filled) -> DataPreviewRead:
 
 
 def _create(asked: Asked, filled: Filled, once: str | None) -> str:
-    body = _body(filled)
+    sessions = asked.request.app.state.sessions
+    body = with_own_text(sessions, asked.who, _body(filled))
     refuse_forbidden_paths(body.value, asked.settings)
     if body.value.webhook is not None:
         hosts = asked.settings.webhook_private_hosts
         outbound.parse(body.value.webhook.url, hosts, "webhook.url")
-    sessions, recipe = asked.request.app.state.sessions, body.value.recipe
+    recipe = body.value.recipe
     token = model_token(sessions, asked.who, recipe, asked.settings)
     sizes = file_sizes(sessions, asked.who, recipe)
     foretold = foretell(recipe, asked.configs, sizes, token=token)
@@ -260,6 +273,7 @@ def _context(
         "roots": [str(root) for root in settings.allowed_paths],
         "estimate": None,
         "problem": None,
+        "snippets": [],
         "preview": None,
         "preview_problem": None,
     }

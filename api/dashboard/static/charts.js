@@ -11,7 +11,13 @@ export const shortCount = (value) => {
   return `${+value.toPrecision(6)}`;
 };
 
-const shown = (value) => (value == null ? "–" : Math.abs(value) >= 1e5 ? shortCount(value) : value.toFixed(3));
+const shown = (value) => (value == null ? "–" : Math.abs(value) >= 1e5 ? shortCount(value) : +value.toPrecision(4));
+
+// What the legend says of a series: the value under the pointer, or else the newest.
+const spoken = (write) => (plot, value, series, at) => {
+  if (at != null) return write(value);
+  return write(plot.data[series].findLast((one) => one != null));
+};
 
 function cutLines(cuts) {
   return {
@@ -59,15 +65,15 @@ export class Chart {
 
   options() {
     const { lines, logarithmic, stepped, dots, level } = this.drawing;
-    const axis = { stroke: css("--ink-2"), grid: { stroke: css("--rule"), width: 1 }, ticks: { show: false }, font: `11px ${css("--sans")}` };
+    const axis = { stroke: css("--ink-2"), grid: { stroke: css("--rule"), width: 1 }, ticks: { show: false }, gap: 6, font: `11px ${css("--sans")}` };
     const paths = stepped ? { paths: uPlot.paths.stepped({ align: 1 }) } : {};
-    const series = [{ label: "tokens", value: (_, v) => (v == null ? "–" : v.toLocaleString("en")) }];
+    const series = [{ label: "tokens", value: spoken((v) => (v == null ? "–" : v.toLocaleString("en"))) }];
     for (const { label, shade } of lines) {
       const stroke = css(`--c${shade}`);
-      series.push({ label, stroke, width: 1.75, spanGaps: true, value: (_, v) => shown(v), points: { show: Boolean(dots), size: 6, fill: stroke }, ...paths });
+      series.push({ label, stroke, width: 1.75, spanGaps: true, value: spoken(shown), points: { show: Boolean(dots), size: 6, fill: stroke }, ...paths });
     }
     if (level != null) {
-      series.push({ label: level.label, stroke: css("--ink-3"), width: 1, dash: [2, 4], points: { show: false }, value: (_, v) => shown(v) });
+      series.push({ label: level.label, stroke: css("--ink-3"), width: 1, dash: [2, 4], points: { show: false }, value: spoken(shown) });
     }
     return {
       width: this.element.clientWidth,
@@ -78,7 +84,7 @@ export class Chart {
         y: { distr: logarithmic ? 3 : 1 },
       },
       axes: [
-        { ...axis, values: (_, ticks) => ticks.map(shortCount) },
+        { ...axis, size: 28, values: (_, ticks) => ticks.map(shortCount) },
         { ...axis, size: 56, values: (_, ticks) => ticks.map((v) => (v == null ? "" : shortCount(v))) },
       ],
       series,

@@ -4,7 +4,7 @@
 import { Chart, keepInShape } from "./charts.js";
 import { Heatmap } from "./heatmap.js";
 
-const MINIMUM_PAUSE_MS = 400;
+const MINIMUM_PAUSE_MS = 300;
 const FIRST_PAUSE_MS = 40;
 const FALLBACK_MS = 5000;
 const ENDS = new Set(["job.succeeded", "job.failed", "job.cancelled"]);
