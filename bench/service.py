@@ -3,21 +3,20 @@
 Parts: `sweep` (10,000 active jobs on both databases), `up` (a cold `espalier up` until it is ready,
 and the API's memory), `first_event` (from submitting to the first event of the running child, which
 was waiting), `overhead` (one recipe through the service and through `python -m pruning run`, in
-turns). Each part's result goes into bench/results/service.json; parts that were not run keep
-theirs.
+turns), `recovery` (from the death of a worker to the next increment, and from SIGTERM to its exit),
+`lost_work` (what is trained again after a kill). Each part's result goes into
+bench/results/service.json; parts that were not run keep theirs.
 """
 
 import argparse
 import json
-import math
 import statistics
-import subprocess
 import sys
 import tempfile
 import time
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
-from dataclasses import asdict, dataclass
+from dataclasses import asdict
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
@@ -25,6 +24,9 @@ from typing import Any
 import psutil
 from sqlalchemy import insert, inspect
 
+from bench.figures import Figure, percentile
+from bench.service_recovery import measure_recovery
+from bench.service_runs import measure_first_event, measure_lost_work, measure_overhead
 from registry import api_keys
 from registry.__main__ import sweep_round
 from registry.db import SessionFactory, create_engine, session_factory, transaction
@@ -34,42 +36,16 @@ from registry.queue import celery_app
 from registry.settings import Settings
 from registry.status import JobStatus
 from registry.tables import Job
-from tests.e2e.stack import IMPATIENT, Up, tiny_request, wait_until, write_model_and_text
+from tests.e2e.stack import Up
 from tests.factories import make_job
 from tests.servers import postgres_server
 
 RESULTS = Path(__file__).parent / "results" / "service.json"
-SWEEP_SECONDS, UP_SECONDS, FIRST_EVENT_SECONDS = 0.05, 5.0, 1.0
+SWEEP_SECONDS, UP_SECONDS = 0.05, 5.0
 API_BYTES = 150 * 10**6
-OVERHEAD = 0.03
 NUM_JOBS = 10_000
 ROUNDS = 200
 STARTS = 3
-SUBMISSIONS = 20
-PAIRS = 3
-
-
-@dataclass(frozen=True, kw_only=True)
-class Figure:
-    """A measured number beside its bar, both in the same unit; smaller is better."""
-
-    what: str
-    bar: float
-    figure: float
-    unit: str
-
-    @property
-    def met(self) -> bool:
-        return self.figure <= self.bar
-
-    def line(self) -> str:
-        verdict = "met" if self.met else "MISSED"
-        return f"{self.what:58} {self.bar:9.3f} {self.figure:9.3f} {self.unit:3} {verdict}"
-
-
-def percentile(values: list[float], share: float) -> float:
-    """The smallest value that at least this share of all do not exceed."""
-    return sorted(values)[math.ceil(share * len(values)) - 1]
 
 
 # --- sweep ----------------------------------------------------------------------------------------
@@ -159,7 +135,12 @@ def measure_up() -> tuple[list[Figure], dict[str, Any]]:
                 up.interrupt()
                 up.close()
     figures = [
-        Figure(what="up to ready, median", bar=UP_SECONDS, figure=_median(seconds), unit="s"),
+        Figure(
+            what=f"up to ready, median of {STARTS}",
+            bar=UP_SECONDS,
+            figure=statistics.median(seconds),
+            unit="s",
+        ),
         Figure(
             what="API process, resident, after 200 requests",
             bar=API_BYTES / 1e6,
@@ -170,116 +151,13 @@ def measure_up() -> tuple[list[Figure], dict[str, Any]]:
     return figures, {"up_seconds": seconds, "api_bytes": resident}
 
 
-# --- first event ----------------------------------------------------------------------------------
-
-
-def measure_first_event() -> tuple[list[Figure], dict[str, Any]]:
-    """From sending the request to the creation of the running child's first event."""
-    seconds = []
-    with _running_up() as (up, request):
-        for _ in range(SUBMISSIONS):
-            _wait_for_parked(up)
-            sent = datetime.now(UTC)
-            job = up.client.submit(request)
-            seconds.append((_first_event(up, job.id) - sent).total_seconds())
-            up.client.cancel(job.id)
-            wait_until(lambda job=job: up.client.get(job.id).ended, seconds=60, what="the end")  # type: ignore[misc]
-    figure = Figure(
-        what=f"submit to the child's first event, 95th percentile of {SUBMISSIONS}",
-        bar=FIRST_EVENT_SECONDS,
-        figure=percentile(seconds, 0.95),
-        unit="s",
-    )
-    return [figure], {"seconds": seconds, "median": _median(seconds)}
-
-
-@contextmanager
-def _running_up(**settings: str) -> Iterator[tuple[Up, dict[str, Any]]]:
-    with tempfile.TemporaryDirectory() as name:
-        directory = Path(name)
-        request = tiny_request(*write_model_and_text(directory / "inputs"), num_tokens=120_000)
-        IMPATIENT.update(settings)
-        up = Up(directory / "data", directory)
-        try:
-            yield up, request
-            up.interrupt()
-        finally:
-            up.close()
-
-
-def _wait_for_parked(up: Up) -> None:
-    def is_waiting() -> bool:
-        waiting = [p for p in up.tree() if p.cmdline()[-1:] == ["wait"]]
-        if not waiting:
-            return False
-        before = sum(waiting[0].cpu_times()[:2])
-        time.sleep(0.5)
-        return before > 1.0 and sum(waiting[0].cpu_times()[:2]) == before
-
-    wait_until(is_waiting, seconds=120, what="a child that waits")
-
-
-def _first_event(up: Up, job_id: str) -> datetime:
-    """When the first event of the child was written down; those before it are the service's."""
-    while True:
-        for event in up.client.events(job_id).data:
-            if event.type == "phase.changed":
-                return event.created_at
-        time.sleep(0.02)
-
-
-# --- overhead -------------------------------------------------------------------------------------
-
-
-def measure_overhead() -> tuple[list[Figure], dict[str, Any]]:
-    """The same recipe both ways, in turns: from the request, or the start, to the end."""
-    pairs = []
-    with _running_up() as (up, request):
-        for _ in range(PAIRS):
-            _wait_for_parked(up)
-            through = _seconds(lambda: _through_service(up, request))
-            _wait_for_parked(up)
-            alone = _seconds(lambda: _alone(request))
-            pairs.append({"service": through, "command": alone})
-    shares = [pair["service"] / pair["command"] - 1 for pair in pairs]
-    figure = Figure(
-        what=f"service overhead, median of {PAIRS} pairs",
-        bar=OVERHEAD,
-        figure=_median(shares),
-        unit="",
-    )
-    return [figure], {"pairs": pairs}
-
-
-def _through_service(up: Up, request: dict[str, Any]) -> None:
-    job = up.client.submit(request)
-    wait_until(lambda: up.client.get(job.id).ended, seconds=300, what="the job to end")
-    assert up.client.get(job.id).status == "succeeded"
-
-
-def _alone(request: dict[str, Any]) -> None:
-    with tempfile.TemporaryDirectory() as directory:
-        recipe = Path(directory) / "recipe.json"
-        recipe.write_text(json.dumps(request))
-        command = [sys.executable, "-m", "pruning", "run", recipe, "--out", f"{directory}/out"]
-        subprocess.run(command, check=True, capture_output=True)
-
-
-def _seconds(work: Callable[[], None]) -> float:
-    started = time.perf_counter()
-    work()
-    return time.perf_counter() - started
-
-
-def _median(values: list[float]) -> float:
-    return statistics.median(values)
-
-
 PARTS: dict[str, Callable[[], tuple[list[Figure], dict[str, Any]]]] = {
     "sweep": measure_sweep,
     "up": measure_up,
     "first_event": measure_first_event,
     "overhead": measure_overhead,
+    "recovery": measure_recovery,
+    "lost_work": measure_lost_work,
 }
 
 

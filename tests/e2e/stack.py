@@ -7,6 +7,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +17,7 @@ from espalier.client import Client
 from espalier.connection import read_key, read_local_server
 from espalier.resources import Job
 from tests.pruning.tiny import CORPUS, make_tiny_model, make_tiny_tokenizer
+from tests.servers import die_with_parent
 
 NUM_INCREMENTS = 4
 # Short enough to see a lost lease expire, long enough to renew it on a busy machine.
@@ -59,9 +61,9 @@ def tiny_request(model: Path, text: Path, *, num_tokens: int = 4_000) -> dict[st
 
 
 class Up:
-    """`espalier up` on a data directory."""
+    """`espalier up` on a data directory; if it is not ready in time, nothing of it stays behind."""
 
-    def __init__(self, data_dir: Path, allowed: Path) -> None:
+    def __init__(self, data_dir: Path, allowed: Path, *, ready_seconds: float = 60) -> None:
         self.data_dir = data_dir
         command = [sys.executable, "-m", "espalier", "up", "--port", "0"]
         command += ["--data-dir", str(data_dir), "--allow-path", str(allowed)]
@@ -73,8 +75,14 @@ class Up:
                 stdout=output,
                 stderr=output,
                 start_new_session=True,
+                preexec_fn=die_with_parent(),
             )
-        wait_until(self._ready, seconds=60, what=f"up to be ready: {self.output.read_text()}")
+        try:
+            wait_until(self._ready, seconds=ready_seconds, what="up to be ready")
+        except BaseException as error:
+            error.add_note(self.output.read_text())
+            self._kill_if_running()
+            raise
         self.client = Client(self._url, read_key(data_dir))
 
     def _ready(self) -> bool:
@@ -104,12 +112,16 @@ class Up:
     def kill_everything(self) -> None:
         """kill -9, parent first, so that nobody has a chance to tidy up."""
         for process in self.tree():
-            process.kill()
+            with suppress(psutil.NoSuchProcess):
+                process.kill()
         self.process.wait()
 
     def close(self) -> None:
         """End it whatever state a failed test left it in."""
         self.client.close()
+        self._kill_if_running()
+
+    def _kill_if_running(self) -> None:
         if self.process.poll() is None:
             self.kill_everything()
 
@@ -121,12 +133,14 @@ def _command_line(process: psutil.Process) -> list[str]:
         return []
 
 
-def wait_until(condition: Callable[[], bool], *, seconds: float, what: str) -> None:
-    """Look every 50 ms."""
+def wait_until(
+    condition: Callable[[], bool], *, seconds: float, what: str, look_seconds: float = 0.05
+) -> None:
+    """Look again and again."""
     deadline = time.monotonic() + seconds
     while not condition():
         assert time.monotonic() < deadline, f"waited {seconds} s for {what}"
-        time.sleep(0.05)
+        time.sleep(look_seconds)
 
 
 def wait_for_increment(client: Client, job_id: str, increment: int) -> None:

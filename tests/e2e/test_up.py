@@ -2,7 +2,11 @@
 
 import subprocess
 import sys
+from contextlib import ExitStack
 from pathlib import Path
+
+import psutil
+import pytest
 
 from pruning.manifest import read_manifest
 from tests.e2e.stack import (
@@ -91,29 +95,50 @@ def test_only_the_owner_can_look_into_the_data_directory(up: Up) -> None:
     assert (up.data_dir / "admin.key").stat().st_mode & 0o777 == 0o600
 
 
+def test_a_start_that_takes_too_long_leaves_no_process_behind(
+    inputs: tuple[Path, Path], tmp_path: Path
+) -> None:
+    data_dir = tmp_path / "data"
+    with pytest.raises(AssertionError, match="up to be ready"):
+        Up(data_dir, inputs[0].parent, ready_seconds=1)
+    of_this_up = [p for p in psutil.process_iter() if str(data_dir) in _environment_of(p)]
+    assert_gone(of_this_up)
+
+
+def _environment_of(process: psutil.Process) -> str:
+    try:
+        return " ".join((*process.cmdline(), *process.environ().values()))
+    except psutil.Error:
+        return ""
+
+
 def test_a_job_survives_ctrl_c_and_then_the_death_of_everything(
     inputs: tuple[Path, Path], tmp_path: Path
 ) -> None:
-    first = Up(tmp_path / "data", inputs[0].parent)
-    job = first.client.submit(tiny_request(*inputs, num_tokens=LONG))
-    wait_for_increment(first.client, job.id, 1)
-    tree = first.tree()
-    assert first.interrupt() == 0
-    assert_gone(tree, seconds=1)
+    with ExitStack() as ups:
 
-    second = Up(tmp_path / "data", inputs[0].parent)
-    wait_until(
-        lambda: second.client.get(job.id).status == "running", seconds=30, what="the job to go on"
-    )
-    wait_for_increment(second.client, job.id, 2)
-    tree = second.tree()
-    second.kill_everything()
-    assert_gone(tree)
+        def start() -> Up:
+            up = Up(tmp_path / "data", inputs[0].parent)
+            ups.callback(up.close)
+            return up
 
-    third = Up(tmp_path / "data", inputs[0].parent)
-    try:
+        first = start()
+        job = first.client.submit(tiny_request(*inputs, num_tokens=LONG))
+        wait_for_increment(first.client, job.id, 1)
+        tree = first.tree()
+        assert first.interrupt() == 0
+        assert_gone(tree, seconds=1)
+
+        second = start()
+        wait_until(
+            lambda: second.client.get(job.id).status == "running", seconds=30, what="it to go on"
+        )
+        wait_for_increment(second.client, job.id, 2)
+        tree = second.tree()
+        second.kill_everything()
+        assert_gone(tree)
+
+        third = start()
         wait_for_success(third.client, job.id)
         assert committed_increments(third.client, job.id) == ALL_INCREMENTS
         assert third.interrupt() == 0
-    finally:
-        third.close()
