@@ -31,9 +31,9 @@ HOW: Mapping[str, str] = {
     "views": f"cold cache, {measures.NUM_VIEWS} views: most bytes, median time to the load event",
     "redraws": f"{measures.NUM_REDRAWS} of one line, from new data to uPlot's draw hook",
     "events": f"{measures.NUM_EVENTS}, from commit to the second frame after the change",
-    "hour": f"{measures.HOUR_STEPS} steps and {measures.HOUR_EVENTS} events, what an hour with a "
-    "step a second brings, sent to one open page within `seconds`; the heap after forced "
-    "collection, from a tenth of the way to the end",
+    "hour": f"{measures.HOUR_STEPS} steps and {measures.HOUR_EVENTS} events, an hour with a step a "
+    f"second, sent to one open page in {measures.HOUR_TICKS} commits within `seconds`; the heap "
+    "after forced collection, from a tenth of the way to the end",
     "list": f"{measures.NUM_LISTS} requests over the loopback, server and client on one machine",
     "demo": "from the form to a verified download and a comparison through `espalier up` with one "
     "thread; at each station axe-core, the console and the policy in both themes",

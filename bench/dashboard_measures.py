@@ -24,7 +24,7 @@ NUM_LISTS = 40
 HOUR_STEPS = 3600
 HOUR_EVENTS = 360
 WARM_SHARE = 0.1
-TICK_SECONDS = 0.5
+HOUR_TICKS = 720
 
 _REDRAW = """async ([points, times]) => {
   const { Chart } = await import("/static/charts.js");
@@ -151,21 +151,21 @@ class _Hour:
 def hour(browser: Browser, site: Site, seconds: float) -> dict[str, Any]:
     """The collected heap of a job's page before and after an hour's steps, sent within `seconds`.
 
-    It counts from when a tenth of the hour is over: until then caches fill and code is compiled.
+    They come in `HOUR_TICKS` commits, every five seconds of the hour, after each of which the page
+    refreshes itself. It counts from when a tenth is over: until then code is compiled.
     """
     page, devtools = sign_in(browser, site)
     refreshes = _count_refreshes(page)
     page.goto(f"{site.url}/jobs/{site.world.running}", wait_until="load")
     started, sent = time.monotonic(), _Hour()
     samples: list[dict[str, float]] = []
-    while (share := min((time.monotonic() - started) / seconds, 1.0)) < 1.0:
+    for tick in range(1, HOUR_TICKS + 1):
+        share = tick / HOUR_TICKS
         sent.send(site, share)
+        left = started + share * seconds - time.monotonic()
+        page.wait_for_timeout(max(1000 * left, 1))
         if share >= WARM_SHARE + len(samples) * (1 - WARM_SHARE) / 10:
-            samples.append({"share": share, **_memory(devtools)})
-        page.wait_for_timeout(1000 * TICK_SECONDS)
-    sent.send(site, 1.0)
-    page.wait_for_timeout(2000)
-    samples.append({"share": 1.0, **_memory(devtools)})
+            samples.append({"share": round(share, 3), **_memory(devtools)})
     page.context.close()
     return {
         "seconds": seconds,
