@@ -1,6 +1,6 @@
 """The attempts of a job, and their logs."""
 
-from sqlalchemy import select
+from sqlalchemy import func, select, update
 from sqlalchemy.orm import Session
 
 from registry.blobs import refer_to
@@ -28,6 +28,18 @@ def get(session: Session, job_id: str, attempt: int | None) -> JobAttempt:
     if row is None:
         raise NotFound("attempt", str(attempt or "of this job"))
     return row
+
+
+def record_energy(session: Session, job_id: str, fence: int, joules: float) -> None:
+    """What the devices of an attempt have used since it began."""
+    query = update(JobAttempt).where(JobAttempt.job_id == job_id, JobAttempt.fence == fence)
+    session.execute(query.values(energy_joules=joules))
+
+
+def energy_joules(session: Session, job_id: str) -> float | None:
+    """What all attempts of a job have used, of those whose devices say; None where none did."""
+    query = select(func.sum(JobAttempt.energy_joules)).where(JobAttempt.job_id == job_id)
+    return session.execute(query).scalar_one()
 
 
 def without_log(session: Session, job_id: str) -> list[JobAttempt]:

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from sqlalchemy.orm import Session
 
 from pruning.paired import PairedComparison, compare_rows, decode_rows
-from registry import checkpoints
+from registry import attempts, checkpoints
 from registry.leases import held_seconds
 from registry.tables import Evaluation, Job
 
@@ -58,6 +58,7 @@ class Placement:
     device: str | None
     device_seconds: float
     num_tokens: int
+    energy_joules: float | None
 
 
 def place(session: Session, job: Job) -> Placement:
@@ -74,6 +75,7 @@ def place(session: Session, job: Job) -> Placement:
         device=(job.resolved or {}).get("device"),
         device_seconds=held_seconds(session, job.id),
         num_tokens=job.tokens_seen,
+        energy_joules=attempts.energy_joules(session, job.id),
     )
 
 

@@ -191,6 +191,7 @@ class JobAttempt(Base):
     log_tail: Mapped[str | None] = mapped_column(Text)
     log_sha256: Mapped[str | None] = mapped_column(ForeignKey("blobs.sha256"), index=True)
     log_bytes: Mapped[int | None]
+    energy_joules: Mapped[float | None]
 
 
 class Increment(Base):

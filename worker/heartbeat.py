@@ -9,12 +9,13 @@ from typing import Self
 from sqlalchemy import select
 from sqlalchemy.exc import DBAPIError
 
-from registry import leases, scheduling, workers
+from registry import attempts, leases, scheduling, workers
 from registry.db import reading, transaction
 from registry.errors import LeaseLost
 from registry.leases import Lease
 from registry.status import JobStatus
 from registry.tables import Job
+from worker.energy import EnergyMeter
 from worker.workplace import Workplace
 
 _LOOK_SECONDS = 1.0
@@ -36,6 +37,7 @@ class Heartbeat:
         self.outranked = False
         self._workplace = workplace
         self._lease = lease
+        self._meter = EnergyMeter()
         self._lost = threading.Event()
         self._done = threading.Event()
         self._thread = threading.Thread(
@@ -54,6 +56,10 @@ class Heartbeat:
     ) -> None:
         self._done.set()
         self._thread.join()
+        try:
+            self._record_energy()
+        except DBAPIError as error:
+            logger.warning("energy not written: %s", type(error.orig).__name__)
 
     @property
     def lost(self) -> bool:
@@ -79,9 +85,17 @@ class Heartbeat:
     def _renew(self) -> None:
         with transaction(self._workplace.factory) as session:
             self.status = leases.renew(session, self._lease)
+        self._record_energy()
         queues = self._workplace.settings.queues
         with reading(self._workplace.factory) as session:
             self.outranked = scheduling.is_outranked(session, self._lease.job_id, queues)
+
+    def _record_energy(self) -> None:
+        joules = self._meter.joules()
+        if joules is None:
+            return
+        with transaction(self._workplace.factory) as session:
+            attempts.record_energy(session, self._lease.job_id, self._lease.fence, joules)
 
     def _look(self) -> None:
         # Cheaper than renewing, so that a user who cancels does not wait a third of a lease.

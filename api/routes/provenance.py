@@ -66,6 +66,7 @@ def get_origin(
         tokens=manifest.num_tokens,
         device=placed.device,
         device_seconds=placed.device_seconds,
+        energy_joules=placed.energy_joules,
         plan=manifest.plan.model_dump(mode="json"),
     )
 

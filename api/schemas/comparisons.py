@@ -74,6 +74,9 @@ class CostRead(Read):
     device: str | None = Field(description="The kind of device.")
     device_seconds: float = Field(description="How long workers held it.")
     tokens: int = Field(description="Training tokens seen.")
+    energy_joules: float | None = Field(
+        description="What its devices have used; null where none of them says."
+    )
 
 
 class PlacementRead(Read):

@@ -39,6 +39,9 @@ class OriginRead(Read):
     tokens: int = Field(description="Training tokens seen.")
     device: str | None = Field(description="The kind of device.")
     device_seconds: float = Field(description="How long workers held the job until now.")
+    energy_joules: float | None = Field(
+        description="What its devices have used until now; null where none of them says."
+    )
     plan: dict[str, JsonValue] = Field(
         description="By layer and axis, which groups of the base model it kept: where each channel "
         "and head came from."

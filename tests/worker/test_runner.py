@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from registry import checkpoints, events, jobs, metrics
+from registry import checkpoints, events, jobs, metrics, placement
 from registry.db import SessionFactory, reading, transaction
 from registry.status import JobStatus
 from registry.tables import Job, JobAttempt
@@ -346,3 +346,28 @@ def test_a_job_without_a_whole_checkpoint_fails(
     assert job.status is JobStatus.FAILED
     assert job.error is not None
     assert job.error["code"] == "checkpoint_corrupt"
+
+
+def test_what_the_devices_of_each_attempt_have_used_is_kept_and_summed(
+    workplace: Workplace,
+    submit: Submit,
+    look: Look,
+    factory: SessionFactory,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    counter = tmp_path / "powercap" / "intel-rapl:0"
+    counter.mkdir(parents=True)
+    (counter / "max_energy_range_uj").write_text("1000000000")
+    (counter / "energy_uj").write_text("5000000")
+    monkeypatch.setattr("worker.energy.POWERCAP", counter.parent)
+    job_id = submit(increments=2, step_seconds=0.05)
+    thread = in_background(workplace, job_id)
+    wait_for(lambda: look(job_id).increments_done == 1)
+    (counter / "energy_uj").write_text("12500000")
+    thread.join()
+    (attempt,) = attempts(factory, job_id)
+    assert attempt.energy_joules == pytest.approx(7.5)
+    with reading(factory) as session:
+        placed = placement.place(session, session.get_one(Job, job_id))
+    assert placed.energy_joules == pytest.approx(7.5)
