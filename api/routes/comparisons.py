@@ -134,6 +134,7 @@ def get_placement(
             device=placed.device,
             device_seconds=placed.device_seconds,
             tokens=placed.num_tokens,
+            energy_joules=placed.energy_joules,
         ),
     )
 
