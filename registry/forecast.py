@@ -120,9 +120,7 @@ def _point(job: Job, row: Evaluation, base: float | None, params: int | None) ->
 
 def forecast(points: Sequence[PastPoint], wanted: Wanted) -> Forecast:
     """The ratio expected of a run, from runs of its method where there are enough of them."""
-    alike = [p for p in points if (p.method, p.trained) == (wanted.method, wanted.trained)]
-    same_method = _num_jobs(alike) >= MIN_JOBS
-    used = alike if same_method else list(points)
+    used, same_method = _grounds(points, wanted.method, wanted.trained)
     reason = _why_not(used, wanted)
     if reason is not None:
         return Forecast(
@@ -145,6 +143,15 @@ def forecast(points: Sequence[PastPoint], wanted: Wanted) -> Forecast:
     )
 
 
+def _grounds(
+    points: Sequence[PastPoint], method: str, trained: bool
+) -> tuple[list[PastPoint], bool]:
+    """What a forecast is fitted to, and whether that is runs of its own method alone."""
+    alike = [point for point in points if (point.method, point.trained) == (method, trained)]
+    same_method = _num_jobs(alike) >= MIN_JOBS
+    return alike if same_method else list(points), same_method
+
+
 def _why_not(points: Sequence[PastPoint], wanted: Wanted) -> str | None:
     if wanted.num_tokens is None:
         return "how many tokens it would train on is not known before it runs"
@@ -157,17 +164,19 @@ def _why_not(points: Sequence[PastPoint], wanted: Wanted) -> str | None:
 
 
 def coverage(points: Sequence[PastPoint]) -> tuple[int, int]:
-    """How many increments an interval from all other jobs holds, of how many it was tried on."""
+    """How many increments an interval from the other jobs holds, of how many it was tried on.
+
+    Each is foretold as it would have been: from runs of its method where the others are enough.
+    """
     covered = tried = 0
-    for job_id in dict.fromkeys(point.job_id for point in points):
-        others = [point for point in points if point.job_id != job_id]
-        if _num_jobs(others) < MIN_JOBS:
+    for point in points:
+        others = [other for other in points if other.job_id != point.job_id]
+        used, _ = _grounds(others, point.method, point.trained)
+        if _num_jobs(used) < MIN_JOBS:
             continue
-        for point in points:
-            if point.job_id == job_id:
-                _, low, high = _interval(others, _features_of(point))
-                tried += 1
-                covered += low <= point.added_loss <= high
+        _, low, high = _interval(used, _features_of(point))
+        tried += 1
+        covered += low <= point.added_loss <= high
     return covered, tried
 
 
