@@ -1,5 +1,6 @@
 """The real application on a real database, with two tenants."""
 
+import json
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -13,6 +14,7 @@ from registry.db import SessionFactory, transaction
 from registry.settings import Settings
 from registry.storage import LocalStore
 from tests.factories import Holder, make_checkpoint, make_holder, make_job, make_steps, start_job
+from tests.smollm2 import CONFIG
 
 
 @pytest.fixture
@@ -26,6 +28,15 @@ def anonymous(app: FastAPI) -> Iterator[TestClient]:
     """A client without a key."""
     with TestClient(app, raise_server_exceptions=False, follow_redirects=False) as client:
         yield client
+
+
+@pytest.fixture
+def model(tmp_path: Path) -> Path:
+    """A model directory of which only the configuration is there: enough for estimates."""
+    directory = tmp_path / "models" / "llama"
+    directory.mkdir(parents=True)
+    (directory / "config.json").write_text(json.dumps(CONFIG))
+    return directory
 
 
 @pytest.fixture

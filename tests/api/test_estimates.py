@@ -21,36 +21,14 @@ from registry import jobs
 from registry.db import SessionFactory, transaction
 from registry.settings import Settings
 from tests.factories import Holder, make_job, start_job, succeed
+from tests.smollm2 import CONFIG
 
-CONFIG: dict[str, Any] = {
-    "model_type": "llama",
-    "vocab_size": 49152,
-    "hidden_size": 576,
-    "intermediate_size": 1536,
-    "num_hidden_layers": 30,
-    "num_attention_heads": 9,
-    "num_key_value_heads": 3,
-    "tie_word_embeddings": True,
-}
 SIZE = 134_515_008
 
 
 @pytest.fixture
-def model(tmp_path: Path) -> Path:
-    directory = tmp_path / "models" / "llama"
-    directory.mkdir(parents=True)
-    (directory / "config.json").write_text(json.dumps(CONFIG))
-    return directory
-
-
-@pytest.fixture
-def settings(database_url: str, tmp_path: Path) -> Settings:
-    return Settings(
-        data_dir=tmp_path / "data",
-        database_url=database_url,
-        storage_reserve_bytes=0,
-        allowed_paths=(tmp_path / "models",),
-    )
+def settings(settings: Settings, model: Path) -> Settings:
+    return settings.model_copy(update={"allowed_paths": (model.parent,)})
 
 
 @pytest.fixture

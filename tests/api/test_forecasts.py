@@ -1,6 +1,5 @@
 """`POST /v1/estimates` foretells quality from the jobs that the tenant has finished."""
 
-import json
 import math
 from pathlib import Path
 
@@ -13,7 +12,6 @@ from api.settings import ApiSettings
 from registry.db import SessionFactory, transaction
 from registry.settings import Settings
 from registry.storage import LocalStore
-from tests.api.test_estimates import CONFIG
 from tests.factories import (
     Holder,
     make_checkpoint,
@@ -28,21 +26,8 @@ BASE = 24.31
 
 
 @pytest.fixture
-def model(tmp_path: Path) -> Path:
-    directory = tmp_path / "models" / "llama"
-    directory.mkdir(parents=True)
-    (directory / "config.json").write_text(json.dumps(CONFIG))
-    return directory
-
-
-@pytest.fixture
-def settings(database_url: str, tmp_path: Path) -> Settings:
-    return Settings(
-        data_dir=tmp_path / "data",
-        database_url=database_url,
-        storage_reserve_bytes=0,
-        allowed_paths=(tmp_path / "models",),
-    )
+def settings(settings: Settings, model: Path) -> Settings:
+    return settings.model_copy(update={"allowed_paths": (model.parent,)})
 
 
 @pytest.fixture

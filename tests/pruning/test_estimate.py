@@ -19,17 +19,7 @@ from pruning.plan import PruningPlan
 from pruning.recipe import Recipe
 from pruning.surgery import apply_plan
 from tests.pruning.tiny import FAMILIES, make_tiny_model
-
-CONFIG: dict[str, Any] = {
-    "model_type": "llama",
-    "vocab_size": 49152,
-    "hidden_size": 576,
-    "intermediate_size": 1536,
-    "num_hidden_layers": 30,
-    "num_attention_heads": 9,
-    "num_key_value_heads": 3,
-    "tie_word_embeddings": True,
-}
+from tests.smollm2 import CONFIG
 
 
 def recipe(target: Any = "20%", **fields: Any) -> Recipe:
