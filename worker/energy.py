@@ -6,6 +6,7 @@ Both count for whole devices, whoever uses them: with one worker a device it is 
 import os
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -41,10 +42,15 @@ class EnergyMeter:
         return sum(counter.lap() for counter in self._counters)
 
     def joules(self) -> float | None:
-        """What was used until now; None where no device says."""
+        """What was used until now; None where no device says, or one no longer does."""
         if not self._counters:
             return None
-        self._joules += self._lap()
+        try:
+            self._joules += self._lap()
+        except (OSError, ValueError):
+            # A device that fell off the bus ends the count, not the job.
+            self._counters.clear()
+            return None
         return self._joules
 
 
@@ -76,9 +82,19 @@ def _gpus() -> Iterator[_Counter]:
     except pynvml.NVMLError:
         return  # No driver, or devices that do not count.
     for handle in handles:
-        yield _Counter(
-            lambda handle=handle: pynvml.nvmlDeviceGetTotalEnergyConsumption(handle) * _MILLIJOULES
-        )
+        yield _Counter(partial(_gpu_joules, pynvml, handle))
+
+
+def _gpu_joules(pynvml: Any, handle: Any) -> float:
+    """Joules since the driver was loaded.
+
+    Raises:
+        OSError: the driver no longer says.
+    """
+    try:
+        return float(pynvml.nvmlDeviceGetTotalEnergyConsumption(handle)) * _MILLIJOULES
+    except pynvml.NVMLError as error:
+        raise OSError(str(error)) from error
 
 
 def _visible(count: int) -> list[str]:

@@ -65,3 +65,21 @@ def test_only_the_gpus_that_a_child_may_use_count(
     nvml["0"] += 2_000
     nvml["1"] += 30_000
     assert (both.joules(), second.joules()) == (pytest.approx(32.0), pytest.approx(30.0))
+
+
+@pytest.mark.usefixtures("no_nvml")
+def test_a_device_that_says_nothing_any_more_ends_the_count(tmp_path: Path) -> None:
+    set_counter(tmp_path, "intel-rapl:0", 1)
+    meter = EnergyMeter(tmp_path)
+    (tmp_path / "intel-rapl:0" / "energy_uj").unlink()
+    assert (meter.joules(), meter.joules()) == (None, None)
+
+
+def test_a_gpu_that_fell_off_the_bus_ends_the_count(tmp_path: Path, nvml: dict[str, int]) -> None:
+    meter = EnergyMeter(tmp_path)
+
+    def lost(handle: str) -> int:
+        raise RuntimeError(handle)
+
+    sys.modules["pynvml"].nvmlDeviceGetTotalEnergyConsumption = lost
+    assert meter.joules() is None
