@@ -17,7 +17,9 @@ from transformers import PreTrainedModel
 
 from pruning.models.loss import (
     Precision,
+    fp32_chunks,
     head_loss,
+    head_products,
     hidden_and_labels,
     hidden_states,
     output_head,
@@ -26,8 +28,6 @@ from pruning.models.loss import (
 )
 from pruning.recipe_parts.recovery import Distillation
 
-_CHUNK_TOKENS = 256
-"""Half of what cross-entropy takes: here two distributions and a gradient exist at once."""
 _LEAST_REST = 1e-6
 """Of the probability of all other tokens, where rounding leaves none."""
 
@@ -62,7 +62,6 @@ def distillation_loss(
         output_head(student),
         chunk_loss,
         precision=precision,
-        chunk_tokens=_CHUNK_TOKENS,
     )
     if distillation.hidden_weight:
         similarity_N = cosine_similarity(hidden_ND.float(), teacher_hidden_ND.float(), dim=-1)
@@ -93,10 +92,11 @@ def top_tokens(
     hidden_BTD = hidden_states(teacher, ids_BT, precision, separator=separator)[:, :-1]
     head = output_head(teacher)
     weight_VD = head.weight.to(product_dtype(precision))
-    found = []
-    for hidden_CD in torch.split(hidden_BTD.flatten(0, 1).to(weight_VD.dtype), _CHUNK_TOKENS):
-        logits_CV = head.logits(hidden_CD, weight_VD).div_(distillation.temperature)
-        found.append(log_softmax(logits_CV, dim=-1).topk(num_tokens, dim=-1))
+    found = [
+        log_softmax(logits_CV.div_(distillation.temperature), dim=-1).topk(num_tokens, dim=-1)
+        for logits_PV, start in head_products(hidden_BTD.flatten(0, 1), weight_VD)
+        for logits_CV, _ in fp32_chunks(head, logits_PV, start)
+    ]
     shape = (*hidden_BTD.shape[:2], num_tokens)
     return TopTokens(
         tokens=torch.cat([chunk.indices for chunk in found]).view(shape),
@@ -135,7 +135,6 @@ def distillation_loss_from(
         output_head(student),
         chunk_loss,
         precision=precision,
-        chunk_tokens=_CHUNK_TOKENS,
     )
 
 

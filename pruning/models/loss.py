@@ -1,6 +1,7 @@
 """Losses on a model's logits that never hold the logits of all tokens, nor their gradient.
 
-B sequences, T tokens, N = B * (T - 1) predictions, C of them at a time, D hidden, V vocabulary.
+B sequences, T tokens, N = B * (T - 1) predictions, P of them in one product with the head, C of
+those at a time in fp32, D hidden, V vocabulary.
 """
 
 from collections.abc import Callable, Iterator
@@ -15,8 +16,10 @@ from transformers import PreTrainedModel
 
 Precision = Literal["float32", "bfloat16"]
 
-_CHUNK_TOKENS = 512
-"""At a vocabulary of 49,152 one chunk of fp32 logits is 100 MB."""
+_PRODUCT_TOKENS = 1024
+"""P. At a vocabulary of 49,152 their bf16 logits, later their gradient, are 100 MB."""
+_CHUNK_TOKENS = {"cpu": 32, "cuda": 512}
+"""C. On a CPU a chunk of fp32 logits, 6 MB, stays in its cache; a GPU wants larger kernels."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -29,7 +32,10 @@ class OutputHead:
 
     def logits(self, hidden_CD: Tensor, weight_VD: Tensor) -> Tensor:
         """fp32 logits [C, V]; `weight_VD` is the head's weight in the dtype of the product."""
-        logits_CV = (hidden_CD @ weight_VD.T).float()
+        return self.finished((hidden_CD @ weight_VD.T).float())
+
+    def finished(self, logits_CV: Tensor) -> Tensor:
+        """fp32 logits of the plain product, scaled and capped in place."""
         if self.scale != 1.0:
             logits_CV.mul_(self.scale)
         if self.softcap is not None:
@@ -67,23 +73,27 @@ def training_loss(
     `hidden_and_labels`.
     """
     hidden_ND, labels_N = hidden_and_labels(model, ids_BT, precision, separator=separator)
-    head = output_head(model)
+    return cross_entropy_of(hidden_ND, labels_N, output_head(model), precision)
+
+
+def cross_entropy_of(
+    hidden_ND: Tensor, labels_N: Tensor, head: OutputHead, precision: Precision
+) -> Tensor:
+    """Summed over the predictions of the last hidden states, differentiable once."""
 
     def chunk_loss(logits_CV: Tensor, start: int) -> tuple[Tensor, Tensor]:
-        labels_C = labels_N[start : start + len(logits_CV)]
-        norm_C = logits_CV.logsumexp(dim=1)
-        label_logits_C = logits_CV.gather(1, labels_C[:, None]).squeeze(1)
-        grad_CV = _softmax_minus_one_hot(logits_CV, norm_C, labels_C, keep=head.softcap)
-        return (norm_C - label_logits_C).sum(), grad_CV
+        labels_C1 = labels_N[start : start + len(logits_CV), None]
+        log_q_CV = logits_CV.log_softmax(dim=1)
+        loss = -log_q_CV.gather(1, labels_C1).sum()
+        one_hot_values = torch.full_like(labels_C1, -1.0, dtype=log_q_CV.dtype)
+        return loss, log_q_CV.exp_().scatter_add_(1, labels_C1, one_hot_values)
 
-    return head_loss(hidden_ND, head, chunk_loss, precision=precision, chunk_tokens=_CHUNK_TOKENS)
+    return head_loss(hidden_ND, head, chunk_loss, precision=precision)
 
 
 ChunkLoss = Callable[[Tensor, int], tuple[Tensor, Tensor]]
-"""fp32 logits [C, V] of the predictions from an offset on, to their summed loss and its gradient.
-
-It may overwrite the logits unless the head has a softcap.
-"""
+"""fp32 logits [C, V] of the predictions from an offset on, to their summed loss and its gradient,
+which leaves the logits as they are."""
 
 
 def head_loss(
@@ -92,28 +102,47 @@ def head_loss(
     chunk_loss: ChunkLoss,
     *,
     precision: Precision,
-    chunk_tokens: int,
 ) -> Tensor:
     """The sum of `chunk_loss` over the logits of `hidden_ND`, differentiable once."""
     loss = _ChunkedHeadLoss.apply(  # type: ignore[no-untyped-call]  # torch's own
-        hidden_ND, head.weight, head, chunk_loss, precision, chunk_tokens
+        hidden_ND, head.weight, head, chunk_loss, precision
     )
     return cast(Tensor, loss)
 
 
 @torch.no_grad()
 def token_losses(model: PreTrainedModel, ids_BT: Tensor, precision: Precision) -> Tensor:
-    """Cross-entropy of each prediction in nats, fp32 [B, T - 1]."""
+    """Cross-entropy of each prediction in nats, fp32 [B, T - 1]; 0 for what is only read."""
     hidden_ND, labels_N = hidden_and_labels(model, ids_BT, precision)
     head = output_head(model)
     weight_VD = head.weight.to(product_dtype(precision))
     losses = [
-        torch.nn.functional.cross_entropy(
-            head.logits(hidden_CD, weight_VD), labels_C, reduction="none"
-        )
-        for hidden_CD, labels_C in _chunks(hidden_ND.to(weight_VD.dtype), labels_N)
+        torch.nn.functional.cross_entropy(logits_CV, labels_N[chunk], reduction="none")
+        for logits_PV, start in head_products(hidden_ND, weight_VD)
+        for logits_CV, chunk in fp32_chunks(head, logits_PV, start)
     ]
-    return torch.cat(losses).view(ids_BT.shape[0], -1)
+    losses_BT = torch.zeros(ids_BT[:, 1:].shape, device=ids_BT.device)
+    losses_BT[predictions_inside(ids_BT, None)] = torch.cat(losses)
+    return losses_BT
+
+
+def head_products(hidden_ND: Tensor, weight_VD: Tensor) -> Iterator[tuple[Tensor, int]]:
+    """The plain products [P, V] of the head, and the first prediction of each."""
+    for index, hidden_PD in enumerate(hidden_ND.to(weight_VD.dtype).split(_PRODUCT_TOKENS)):
+        yield hidden_PD @ weight_VD.T, index * _PRODUCT_TOKENS
+
+
+def fp32_chunks(head: OutputHead, logits_PV: Tensor, start: int) -> Iterator[tuple[Tensor, slice]]:
+    """The finished logits [C, V] of a product, and which predictions of the batch they are."""
+    chunk_tokens = _CHUNK_TOKENS[logits_PV.device.type]
+    for offset in range(0, len(logits_PV), chunk_tokens):
+        rows_CV = logits_PV[offset : offset + chunk_tokens]
+        first = start + offset
+        # A copy also where the product is in fp32: its rows take the gradient.
+        yield (
+            head.finished(rows_CV.to(torch.float32, copy=True)),
+            slice(first, first + len(rows_CV)),
+        )
 
 
 def hidden_and_labels(
@@ -122,11 +151,12 @@ def hidden_and_labels(
     """Last hidden states [N, D] and the token that follows each, int64 [N].
 
     With a `separator`, the token that closes a document, positions and attention begin anew after
-    it, and the first token of the next document is not predicted: N is smaller by those.
+    it, and the first token of the next document is not predicted: N is smaller by those, and by
+    the tokens that are only read.
     """
     hidden_BTD = hidden_states(model, ids_BT, precision, separator=separator)
     hidden_ND, labels_N = hidden_BTD[:, :-1].flatten(0, 1), ids_BT[:, 1:].flatten()
-    if separator is None:
+    if separator is None and not only_read(ids_BT).any():
         return hidden_ND, labels_N
     inside_N = predictions_inside(ids_BT, separator).flatten()
     return hidden_ND[inside_N], labels_N[inside_N]
@@ -140,13 +170,24 @@ def hidden_states(
     positions_BT = None if separator is None else document_positions(ids_BT, separator)
     with autocast(ids_BT.device, precision):
         hidden_BTD: Tensor = model.base_model(
-            input_ids=ids_BT, position_ids=positions_BT, use_cache=False
+            input_ids=token_ids(ids_BT), position_ids=positions_BT, use_cache=False
         ).last_hidden_state
     return hidden_BTD
 
 
+def only_read(ids_BT: Tensor) -> Tensor:
+    """Which tokens are not learned, [B, T]: a batch has the complements of their ids."""
+    return ids_BT < 0
+
+
+def token_ids(ids_BT: Tensor) -> Tensor:
+    """The ids of all tokens of a batch, learned or only read."""
+    return torch.where(only_read(ids_BT), ~ids_BT, ids_BT)
+
+
 def document_positions(ids_BT: Tensor, separator: int) -> Tensor:
     """The place of each token in its document, int64 [B, T]; a sequence may begin inside one."""
+    ids_BT = token_ids(ids_BT)
     places_T = torch.arange(ids_BT.shape[1], device=ids_BT.device)
     begins_BT = torch.zeros_like(ids_BT)
     begins_BT[:, 1:] = torch.where(ids_BT[:, :-1] == separator, places_T[1:], 0)
@@ -154,10 +195,11 @@ def document_positions(ids_BT: Tensor, separator: int) -> Tensor:
 
 
 def predictions_inside(ids_BT: Tensor, separator: int | None) -> Tensor:
-    """Which of the predictions [B, T - 1] stay inside a document."""
+    """Which of the predictions [B, T - 1] are of tokens to learn, inside a document."""
+    learned_BT = ~only_read(ids_BT[:, 1:])
     if separator is None:
-        return torch.ones_like(ids_BT[:, 1:], dtype=torch.bool)
-    return ids_BT[:, :-1] != separator
+        return learned_BT
+    return learned_BT & (token_ids(ids_BT[:, :-1]) != separator)
 
 
 def product_dtype(precision: Precision) -> torch.dtype:
@@ -165,14 +207,8 @@ def product_dtype(precision: Precision) -> torch.dtype:
     return torch.bfloat16 if precision == "bfloat16" else torch.float32
 
 
-def _chunks(hidden_ND: Tensor, labels_N: Tensor) -> Iterator[tuple[Tensor, Tensor]]:
-    return zip(
-        torch.split(hidden_ND, _CHUNK_TOKENS), torch.split(labels_N, _CHUNK_TOKENS), strict=True
-    )
-
-
 class _ChunkedHeadLoss(torch.autograd.Function):
-    """Gradients are made in the forward pass, while a chunk's logits exist: no second product."""
+    """Gradients are made in the forward pass, while the logits exist: no second product."""
 
     @staticmethod
     def forward(
@@ -182,41 +218,33 @@ class _ChunkedHeadLoss(torch.autograd.Function):
         head: OutputHead,
         chunk_loss: ChunkLoss,
         precision: Precision,
-        chunk_tokens: int,
     ) -> Tensor:
         low_VD = weight_VD.to(product_dtype(precision))
+        low_ND = hidden_ND.to(low_VD.dtype)
         loss = torch.zeros((), device=hidden_ND.device)
         # Calibration freezes the weights: a third of the head's work, and its memory, for nothing.
         grad_weight_VD = (
             torch.zeros_like(weight_VD, dtype=torch.float32) if ctx.needs_input_grad[1] else None
         )
-        grads_CD = []
-        low_ND = hidden_ND.to(low_VD.dtype)
-        for index, hidden_CD in enumerate(torch.split(low_ND, chunk_tokens)):
-            logits_CV = head.logits(hidden_CD, low_VD)
-            loss_of_chunk, grad_CV = chunk_loss(logits_CV, index * chunk_tokens)
-            loss += loss_of_chunk
-            grad_CV = head.backward_through(grad_CV, logits_CV).to(low_VD.dtype)
-            grads_CD.append(grad_CV @ low_VD)
+        grads_PD = []
+        for logits_PV, start in head_products(low_ND, low_VD):
+            for logits_CV, chunk in fp32_chunks(head, logits_PV, start):
+                loss_of_chunk, grad_CV = chunk_loss(logits_CV, chunk.start)
+                loss += loss_of_chunk
+                rows = slice(chunk.start - start, chunk.stop - start)
+                # What was a logit is not needed again, and becomes its gradient.
+                logits_PV[rows] = head.backward_through(grad_CV, logits_CV)
+            grads_PD.append(logits_PV @ low_VD)
             if grad_weight_VD is not None:
-                grad_weight_VD += grad_CV.T @ hidden_CD
-        ctx.save_for_backward(torch.cat(grads_CD).to(hidden_ND.dtype), grad_weight_VD)
+                grad_weight_VD += logits_PV.T @ low_ND[start : start + len(logits_PV)]
+        ctx.save_for_backward(torch.cat(grads_PD).to(hidden_ND.dtype), grad_weight_VD)
         return loss
 
     @staticmethod
     @once_differentiable
-    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, Tensor | None, None, None, None, None]:
+    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, Tensor | None, None, None, None]:
         grad_hidden_ND, grad_weight_VD = ctx.saved_tensors
         grad_hidden_ND = grad_hidden_ND * grad.to(grad_hidden_ND.dtype)
         if grad_weight_VD is not None:
             grad_weight_VD = grad_weight_VD * grad
-        return (grad_hidden_ND, grad_weight_VD, None, None, None, None)
-
-
-def _softmax_minus_one_hot(
-    logits_CV: Tensor, norm_C: Tensor, labels_C: Tensor, *, keep: float | None
-) -> Tensor:
-    # Without a softcap nobody needs the logits again, and their 100 MB become the gradient.
-    shifted_CV = logits_CV - norm_C[:, None] if keep else logits_CV.sub_(norm_C[:, None])
-    grad_CV = shifted_CV.exp_()
-    return grad_CV.scatter_add_(1, labels_C[:, None], torch.full_like(norm_C, -1.0)[:, None])
+        return (grad_hidden_ND, grad_weight_VD, None, None, None)

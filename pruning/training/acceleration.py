@@ -11,6 +11,7 @@ from transformers import PreTrainedModel
 
 from pruning.events import Emit, RunWarning
 from pruning.models.adapter import adapter_for
+from pruning.models.attention import blockwise_attention
 from pruning.recipe_parts.recovery import Recovery
 
 _COMPILERS = {"cpu": ("c++", "g++", "clang++"), "cuda": ("cc", "gcc", "clang")}
@@ -22,6 +23,7 @@ _RECOMPILE_LIMIT = 256
 def accelerated(model: PreTrainedModel, recovery: Recovery, emit: Emit) -> Iterator[None]:
     """Train inside with the recipe's options; outside, hooks and cuts find an ordinary model."""
     with ExitStack() as stack:
+        stack.enter_context(blockwise_attention(model))
         if recovery.activation_checkpointing:
             stack.enter_context(_checkpointed(model))
         if recovery.compile:

@@ -5,7 +5,7 @@ import torch
 from torch.nn import functional
 from transformers import PreTrainedModel
 
-import pruning.models.distillation as distillation_module
+import pruning.models.loss as loss_module
 from pruning.events import Event, StepFinished
 from pruning.models.distillation import (
     distillation_loss,
@@ -25,8 +25,9 @@ KINDS = ("forward_kl", "reverse_kl", "jensen_shannon")
 
 @pytest.fixture(autouse=True)
 def small_chunks(monkeypatch: pytest.MonkeyPatch) -> None:
-    """So that a batch takes several chunks, the last one short."""
-    monkeypatch.setattr(distillation_module, "_CHUNK_TOKENS", 17)
+    """So that a batch takes several products of several chunks, the last ones short."""
+    monkeypatch.setattr(loss_module, "_PRODUCT_TOKENS", 17)
+    monkeypatch.setattr(loss_module, "_CHUNK_TOKENS", {"cpu": 5})
 
 
 def make_logits(seed: int) -> torch.Tensor:

@@ -9,8 +9,9 @@ from tests.pruning.tiny import make_tiny_model, random_ids
 
 @pytest.fixture(autouse=True)
 def small_chunks(monkeypatch: pytest.MonkeyPatch) -> None:
-    """So that a batch takes several chunks, the last one short."""
-    monkeypatch.setattr(loss_module, "_CHUNK_TOKENS", 17)
+    """So that a batch takes several products of several chunks, the last ones short."""
+    monkeypatch.setattr(loss_module, "_PRODUCT_TOKENS", 17)
+    monkeypatch.setattr(loss_module, "_CHUNK_TOKENS", {"cpu": 5})
 
 
 def reference_loss(model: PreTrainedModel, ids_BT: torch.Tensor) -> torch.Tensor:
