@@ -64,13 +64,28 @@ class Saved:
 
 @dataclass(frozen=True, kw_only=True)
 class Tensors:
-    """What training is about: fp32 master weights by name, and the optimizer's moments of each.
+    """What training is about: fp32 master weights by name, the optimizer's moments of each, and the
+    state of torch's random generator.
 
     Whole, however many ranks hold them, so that any other number can go on from them.
     """
 
     weights: Mapping[str, Tensor]
     moments: Mapping[str, Tensor]
+    random_state: Tensor
+
+    @property
+    def num_bytes(self) -> int:
+        """Of all of them."""
+        return sum(t.nbytes for part in (self.weights, self.moments) for t in part.values())
+
+    def copied(self) -> "Tensors":
+        """In main memory, for training to go on meanwhile."""
+        weights, moments = (
+            {name: tensor.to("cpu", copy=True) for name, tensor in part.items()}
+            for part in (self.weights, self.moments)
+        )
+        return Tensors(weights=weights, moments=moments, random_state=self.random_state)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -106,7 +121,7 @@ def training_tensors(
         for name, parameter in model.named_parameters()
         for kind, moment in _kept(optimizer.state.get(parameter, {}), keep)
     }
-    return Tensors(weights=weights, moments=moments)
+    return Tensors(weights=weights, moments=moments, random_state=torch.get_rng_state())
 
 
 def _kept(tensors: Mapping[str, Tensor], keep: bool) -> Iterator[tuple[str, Tensor]]:
@@ -239,7 +254,7 @@ def _save_training_state(tensors: Tensors, state: Mapping[str, Any], directory: 
     weights = {name: tensor.contiguous() for name, tensor in tensors.weights.items()}
     save_file(weights, directory / _MASTER_WEIGHTS)
     moments = {name: tensor.contiguous() for name, tensor in tensors.moments.items()}
-    save_file(moments | {_RANDOM_STATE: torch.get_rng_state()}, directory / _OPTIMIZER)
+    save_file(moments | {_RANDOM_STATE: tensors.random_state}, directory / _OPTIMIZER)
     (directory / _STATE).write_text(json.dumps(state), encoding="utf-8")
 
 

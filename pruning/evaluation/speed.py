@@ -3,8 +3,9 @@
 import copy
 import statistics
 import time
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import TypeVar
 
 import torch
@@ -41,35 +42,65 @@ class Speed:
     protocol: dict[str, str | int | float | bool | None]
 
 
-def measure_speed(model: PreTrainedModel, *, dtype: torch.dtype) -> Speed:
-    """Prefill of one prompt and greedy decoding with a KV cache, by a copy in `dtype`."""
-    device = next(model.parameters()).device
-    held = _start_counting(device)
-    served = copy.deepcopy(model).to(dtype).eval()
-    vocab_size = served.get_input_embeddings().weight.shape[0]
-    # Any ids do: speed does not depend on which tokens they are.
-    ids_BT = torch.arange(_PREFILL_TOKENS, device=device)[None] % vocab_size
-    prompt_BT = ids_BT[:, :_DECODE_PROMPT_TOKENS]
-    prefill = _median_seconds(lambda: None, lambda _: _forward(served, ids_BT, None), device)
-    decode = _median_seconds(
-        lambda: _forward(served, prompt_BT, None), lambda start: _decode(served, start), device
+def as_served(model: PreTrainedModel, *, dtype: torch.dtype) -> PreTrainedModel:
+    """A copy to measure, the model itself goes on training."""
+    served: PreTrainedModel = copy.deepcopy(model).to(dtype).eval()
+    return served
+
+
+def measure_speeds(models: Sequence[PreTrainedModel]) -> list[Speed]:
+    """Prefill of one prompt and greedy decoding with a KV cache, by each of some models.
+
+    They take turns, so that whatever else the machine does slows all of them down alike.
+    """
+    device = next(models[0].parameters()).device
+    ids_BT = [_any_ids(model, device) for model in models]
+    prefills = _median_seconds(
+        [lambda: None for _ in models],
+        [partial(_prefill, model, ids) for model, ids in zip(models, ids_BT, strict=True)],
+        device,
     )
+    prompts = [ids[:, :_DECODE_PROMPT_TOKENS] for ids in ids_BT]
+    decodes = _median_seconds(
+        [partial(_forward, model, ids, None) for model, ids in zip(models, prompts, strict=True)],
+        [partial(_decode, model) for model in models],
+        device,
+    )
+    return [
+        _speed(model, ids, prefill, decode, device)
+        for model, ids, prefill, decode in zip(models, ids_BT, prefills, decodes, strict=True)
+    ]
+
+
+def _any_ids(model: PreTrainedModel, device: torch.device) -> Tensor:
+    """A prompt; speed does not depend on which tokens it has."""
+    vocab_size = model.get_input_embeddings().weight.shape[0]
+    return torch.arange(_PREFILL_TOKENS, device=device)[None] % vocab_size
+
+
+def _speed(
+    model: PreTrainedModel, ids_BT: Tensor, prefill: float, decode: float, device: torch.device
+) -> Speed:
+    weight_bytes = _num_bytes(model.parameters())
+    held = _start_counting(device)
+    cache_bytes = _cache_bytes(_forward(model, ids_BT, None).cache)
     metrics = {
         "prefill_tokens_per_second": _PREFILL_TOKENS / prefill,
         "decode_tokens_per_second": _DECODE_TOKENS / decode,
         "first_token_seconds": prefill,
-        "weight_bytes": float(_num_bytes(served.parameters())),
-        "kv_cache_bytes_per_token": _cache_bytes(_forward(served, ids_BT, None).cache),
+        "weight_bytes": float(weight_bytes),
+        "kv_cache_bytes_per_token": cache_bytes,
     }
     if held is not None:
-        metrics["peak_memory_bytes"] = float(torch.cuda.max_memory_allocated(device) - held)
+        peak = torch.cuda.max_memory_allocated(device) - held
+        metrics["peak_memory_bytes"] = float(weight_bytes + peak)
     return Speed(
         metrics=metrics,
         num_repeats=_REPEATS,
         protocol={
             "device": _device_name(device),
             "threads": torch.get_num_threads(),
-            "dtype": str(dtype).removeprefix("torch."),
+            "dtype": str(model.dtype).removeprefix("torch."),
             "batch_size": 1,
             "prefill_tokens": _PREFILL_TOKENS,
             "decode_prompt_tokens": _DECODE_PROMPT_TOKENS,
@@ -81,7 +112,7 @@ def measure_speed(model: PreTrainedModel, *, dtype: torch.dtype) -> Speed:
 
 
 def _start_counting(device: torch.device) -> int | None:
-    """Bytes that the device holds before the model to measure comes, if it counts them."""
+    """Bytes that the device holds before a model works, if it counts them."""
     if device.type != "cuda":
         return None
     torch.cuda.reset_peak_memory_stats(device)
@@ -109,23 +140,31 @@ def _forward(model: PreTrainedModel, ids_BT: Tensor, cache: Cache | None) -> _Po
     return _Position(cache=output.past_key_values, next_ids=output.logits.argmax(dim=-1))
 
 
+def _prefill(model: PreTrainedModel, ids_BT: Tensor, _start: None) -> None:
+    _forward(model, ids_BT, None)
+
+
 def _decode(model: PreTrainedModel, position: _Position) -> None:
     for _ in range(_DECODE_TOKENS):
         position = _forward(model, position.next_ids, position.cache)
 
 
 def _median_seconds(
-    prepare: Callable[[], _State], timed: Callable[[_State], object], device: torch.device
-) -> float:
-    seconds = []
+    prepare: Sequence[Callable[[], _State]],
+    timed: Sequence[Callable[[_State], object]],
+    device: torch.device,
+) -> list[float]:
+    """Of each model, all of which take a turn in every repeat."""
+    seconds: list[list[float]] = [[] for _ in timed]
     for _ in range(_REPEATS + 1):
-        state = prepare()
-        _synchronize(device)
-        started = time.perf_counter()
-        timed(state)
-        _synchronize(device)
-        seconds.append(time.perf_counter() - started)
-    return statistics.median(seconds[1:])  # The first is the warm-up.
+        for of_model, prepare_one, run_one in zip(seconds, prepare, timed, strict=True):
+            state = prepare_one()
+            _synchronize(device)
+            started = time.perf_counter()
+            run_one(state)
+            _synchronize(device)
+            of_model.append(time.perf_counter() - started)
+    return [statistics.median(of_model[1:]) for of_model in seconds]  # The first warms up.
 
 
 def _synchronize(device: torch.device) -> None:

@@ -1,20 +1,13 @@
 """Adapt-Pruner's loop (arXiv 2502.03460): small cuts, each followed by training, to the target."""
 
 import time
-from datetime import UTC, datetime
 
 import torch
+from transformers import PreTrainedModel
 
-from pruning.checkpoint import (
-    Saved,
-    Tensors,
-    discard_partial,
-    save_checkpoint,
-    save_partial,
-    training_tensors,
-)
+from pruning.checkpoint import Saved, discard_partial, save_checkpoint, training_tensors
 from pruning.errors import TargetUnreachable
-from pruning.evaluation.speed import measure_speed
+from pruning.evaluation.speed import as_served, measure_speeds
 from pruning.events import (
     EvaluationStage,
     IncrementFinished,
@@ -22,14 +15,17 @@ from pruning.events import (
     Phase,
     PhaseChanged,
 )
-from pruning.manifest import Manifest, Measurement
+from pruning.manifest import Measurement
 from pruning.methods.cutting import cut
 from pruning.methods.exporting import derive
 from pruning.methods.increments import Increment
+from pruning.methods.keeping import Keeper
+from pruning.methods.manifests import manifest_of
 from pruning.methods.mixing import measure_held_out, record_domain_losses, update_mixture
 from pruning.methods.run import Run
+from pruning.methods.start import open_base
 from pruning.methods.suites import measure_others, measure_suites
-from pruning.models.geometry import count_parameters, layer_widths
+from pruning.models.geometry import count_parameters
 from pruning.paired import encode_rows
 from pruning.training.averaging import averaged, averages
 
@@ -62,8 +58,6 @@ def evaluate_base(run: Run) -> None:
     """What the pruned models will be compared with."""
     evaluate(run, "base", 0)
     measure_others(run)
-    if run.recipe.evaluation.speed:
-        _measure_speed(run, "base", 0)
 
 
 def recover(run: Run, increment: Increment) -> bool:
@@ -72,6 +66,11 @@ def recover(run: Run, increment: Increment) -> bool:
     The state is kept from time to time, and when it stops.
     """
     _enter(run, "training", increment.number)
+    with Keeper(run, increment) as keeper:
+        return _recover(run, increment, keeper)
+
+
+def _recover(run: Run, increment: Increment, keeper: Keeper) -> bool:
     kept_at = time.monotonic()
     # Low-rank factors are no part of a checkpoint: an increment of theirs is whole or not at all.
     keeps_partials = run.recipe.recovery.kind == "full"
@@ -88,34 +87,12 @@ def recover(run: Run, increment: Increment) -> bool:
         seconds = run.recipe.recovery.checkpoint_seconds
         due = seconds is not None and time.monotonic() - kept_at >= seconds
         if run.ranks.any(stopped or due):
-            keep_partial(run, increment)
+            keeper.keep()
             kept_at = time.monotonic()
         return stopped
 
     run.loop.train(increment.until_step, increment=increment.number, after_step=after_step)
     return not stopped
-
-
-def keep_partial(run: Run, increment: Increment) -> None:
-    """Keep the increment in progress on this disk, so that a kill costs minutes."""
-    distillation = run.recipe.recovery.distillation
-    from_previous = distillation is not None and distillation.teacher == "previous"
-    tensors = _tensors(run)
-    run.ranks.from_first(
-        lambda: save_partial(
-            run.out_dir,
-            _manifest(run, increment, final=False),
-            model=run.model,
-            tokenizer=run.tokenizer,
-            tensors=tensors,
-            state=run.training_state(),
-            teacher=run.loop.teacher if from_previous else None,
-        )
-    )
-
-
-def _tensors(run: Run) -> Tensors:
-    return training_tensors(run.loop.trained_model, run.loop.optimizer, keep=run.ranks.is_first)
 
 
 def evaluate(run: Run, stage: EvaluationStage, increment: int) -> None:
@@ -145,12 +122,12 @@ def publish(run: Run, increment: Increment) -> None:
     """Write the increment's checkpoint and announce it."""
     final = increment is run.increments[-1]
     if final and run.recipe.evaluation.speed:
-        _measure_speed(run, "recovered", increment.number)
+        _measure_speeds(run, increment.number)
     _enter(run, "exporting", increment.number)
     run.last_increment = increment.number
     run.last_num_parameters = count_parameters(run.model)
-    manifest = _manifest(run, increment, final=final)
-    tensors = _tensors(run)
+    manifest = manifest_of(run, increment, final=final)
+    tensors = training_tensors(run.loop.trained_model, run.loop.optimizer, keep=run.ranks.is_first)
     saved = run.ranks.from_first(
         lambda: save_checkpoint(
             run.out_dir,
@@ -169,22 +146,31 @@ def publish(run: Run, increment: Increment) -> None:
     run.emit(_increment_finished(run, saved))
 
 
-def _measure_speed(run: Run, stage: EvaluationStage, increment: int) -> None:
-    _enter(run, "evaluating", increment)
-    dtype = getattr(torch, run.recipe.output.dtype)
-    speed = run.ranks.from_first(lambda: measure_speed(run.model, dtype=dtype))
-    for metric, value in speed.metrics.items():
-        run.record(
-            Measurement(
-                stage=stage,
-                increment=increment,
-                suite="speed",
-                metric=metric,
-                value=value,
-                num_samples=speed.num_repeats,
-                protocol=speed.protocol,
+def _measure_speeds(run: Run, last: int) -> None:
+    """Of the base model and the final one in turns: hours apart, they would not compare."""
+    _enter(run, "evaluating", last)
+    speeds = run.ranks.from_first(lambda: measure_speeds(_served(run)))
+    stages: tuple[EvaluationStage, ...] = ("base", "recovered")
+    for stage, increment, speed in zip(stages, (0, last), speeds, strict=True):
+        for metric, value in speed.metrics.items():
+            run.record(
+                Measurement(
+                    stage=stage,
+                    increment=increment,
+                    suite="speed",
+                    metric=metric,
+                    value=value,
+                    num_samples=speed.num_repeats,
+                    protocol=speed.protocol,
+                )
             )
-        )
+
+
+def _served(run: Run) -> list[PreTrainedModel]:
+    """The base model, opened anew, and the run's as they would be served."""
+    dtype = getattr(torch, run.recipe.output.dtype)
+    base = open_base(run.recipe, run.lineage, dtype=dtype).to(run.device)
+    return [base, as_served(run.model, dtype=dtype)]
 
 
 def _breaks_quality_floor(run: Run, increment: Increment) -> bool:
@@ -199,30 +185,6 @@ def _breaks_quality_floor(run: Run, increment: Increment) -> bool:
             hint="Allow more, take smaller increments, or train longer.",
         )
     return ratio > floor.max
-
-
-def _manifest(run: Run, increment: Increment, *, final: bool) -> Manifest:
-    return Manifest(
-        increment=increment.number,
-        step=run.loop.progress.step,
-        num_tokens=run.num_tokens,
-        num_parameters=count_parameters(run.model),
-        base_num_parameters=run.base_num_parameters,
-        target_num_parameters=run.target_num_parameters,
-        num_bytes=0,
-        dtype=run.recipe.output.dtype,
-        final=final,
-        outcome="target_reached" if final else None,
-        widths=layer_widths(run.model),
-        measurements=tuple(run.measurements),
-        lineage=run.lineage,
-        data_fingerprint=run.corpus.fingerprint,
-        recipe=run.recipe,
-        plan=run.plan,
-        versions=run.versions,
-        created_at=datetime.now(UTC),
-        files={},
-    )
 
 
 def _increment_finished(run: Run, saved: Saved) -> IncrementFinished:

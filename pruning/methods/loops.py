@@ -11,13 +11,11 @@ from pruning.data.mixture import MixtureSampler
 from pruning.events import Emit, RunWarning
 from pruning.manifest import Lineage
 from pruning.methods.increments import Increment
-from pruning.methods.start import Start
+from pruning.methods.start import Start, open_base
 from pruning.models.distillation import freeze
-from pruning.models.load import load_base_model
 from pruning.models.loss import product_dtype
 from pruning.ranks import Ranks
 from pruning.recipe import Recipe
-from pruning.recipe_parts.model import HubModel
 from pruning.training.loop import Progress, TrainingLoop
 from pruning.training.optimizer import build_optimizer
 from pruning.training.schedule import Schedule
@@ -114,11 +112,8 @@ def _base_teacher(recipe: Recipe, lineage: Lineage) -> PreTrainedModel | None:
     distillation = recipe.recovery.distillation
     if distillation is None or distillation.teacher != "base" or recipe.recovery.kind == "none":
         return None
-    source = recipe.model
-    if isinstance(source, HubModel) and lineage.model_revision is not None:
-        source = source.model_copy(update={"revision": lineage.model_revision})
     dtype = product_dtype(recipe.recovery.precision)
-    return freeze(load_base_model(source, dtype=dtype).model, dtype)
+    return freeze(open_base(recipe, lineage, dtype=dtype), dtype)
 
 
 def _teacher_cache(

@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from torch import nn
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from pruning.checkpoint import load_checkpoint
@@ -50,6 +51,7 @@ def start_from_base(recipe: Recipe) -> Start:
         UnsupportedModel: its architecture has no part for the recipe's method.
     """
     loaded = load_base_model(recipe.model, dtype=torch.float32)
+    _leave_file(loaded.model)
     config = loaded.model.config
     carries_stream = getattr(config, "carries_stream", False)
     check_supported(recipe, config.model_type, carries_stream=carries_stream)
@@ -65,6 +67,20 @@ def start_from_base(recipe: Recipe) -> Start:
     if recipe.compensation in WITH_BIASES:
         add_biases(start.model)
     return start
+
+
+def open_base(recipe: Recipe, lineage: Lineage, *, dtype: torch.dtype) -> PreTrainedModel:
+    """The base model as it was when the run began, for what is compared with it later."""
+    source = recipe.model
+    if isinstance(source, HubModel) and lineage.model_revision is not None:
+        source = source.model_copy(update={"revision": lineage.model_revision})
+    return load_base_model(source, dtype=dtype).model
+
+
+def _leave_file(model: nn.Module) -> None:
+    """Copy weights that are pages of their file: those stay, all of them, while one is in use."""
+    for tensor in (*model.parameters(), *model.buffers()):
+        tensor.data = tensor.data.clone()
 
 
 def start_from_checkpoint(directory: Path) -> Start:
