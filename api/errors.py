@@ -11,12 +11,13 @@ from typing import Any
 from fastapi import FastAPI, Request, Response
 from fastapi.exceptions import RequestValidationError
 from fastapi.responses import JSONResponse
-from sqlalchemy.exc import InterfaceError, OperationalError
+from sqlalchemy.exc import DBAPIError, InterfaceError, OperationalError
 from sqlalchemy.exc import TimeoutError as PoolTimeout
 from starlette.exceptions import HTTPException
 
 from api.openapi import allowed_methods
 from pruning.errors import PruningError, TargetUnreachable
+from registry.db import is_full
 from registry.errors import (
     CredentialNotUsable,
     FileNotUsable,
@@ -73,7 +74,7 @@ TITLES: Mapping[str, tuple[int, str]] = {
     "storage_error": (500, "The artifact store failed"),
     "checkpoint_corrupt": (500, "A stored file is damaged"),
     "database_unavailable": (503, "The database cannot be reached"),
-    "storage_full": (507, "The artifact store is full"),
+    "storage_full": (507, "No space is left to store it"),
 }
 """The codes of this API with their status and title; a code of the pruning library is a 422."""
 
@@ -226,10 +227,13 @@ def from_pruning_error(error: PruningError) -> Problem:
     )
 
 
-def from_database_error(error: Exception) -> Problem:
-    """The database is away; the request may be repeated as it is."""
+def from_database_error(error: DBAPIError | PoolTimeout) -> Problem:
+    """The database is away, or full; the request may be repeated as it is."""
     logger.warning("database unavailable: %s", error)
     headers = {"Retry-After": str(_RETRY_AFTER_SECONDS)}
+    if isinstance(error, DBAPIError) and is_full(error):
+        detail = "The database finds no space; nothing was changed."
+        return Problem("storage_full", detail, retryable=True, headers=headers)
     detail = "The database did not answer; nothing was changed."
     return Problem("database_unavailable", detail, retryable=True, headers=headers)
 

@@ -68,6 +68,8 @@ class _Service(Collector):
 def _render(found: gauges.Gauges) -> Iterator[Metric]:
     yield _by("jobs", "Jobs by status.", "status", found.jobs)
     yield _gauge("queue_oldest_age_seconds", "Longest wait for a worker.", found.queue_oldest_age)
+    text = "From creation to start, of jobs begun in the last hour."
+    yield _by("submit_to_start_seconds", text, "quantile", found.start_waits)
     yield _gauge("leases_overdue", "Leases over and not taken back.", found.leases_overdue)
     yield _gauge("tokens_per_second", "Of all running jobs.", found.tokens_per_second)
     yield _gauge("outbox_unsent", "Messages due and not sent.", found.outbox_unsent)
@@ -80,6 +82,7 @@ def _render(found: gauges.Gauges) -> Iterator[Metric]:
     for cause, count in sorted(found.attempts.items()):
         attempts.add_metric((cause,), count)
     yield attempts
+    yield _by("webhook_deliveries", "Events for webhooks.", "status", found.deliveries)
 
 
 def _gauge(name: str, text: str, value: float) -> Metric:

@@ -11,6 +11,7 @@ from sqlalchemy import Engine, select, text
 from sqlalchemy.exc import SQLAlchemyError
 
 from api.schemas.operations import Check
+from registry import outbox
 from registry.db import SessionFactory, database_now, reading
 from registry.errors import RegistryError
 from registry.migrate import is_at_head
@@ -19,6 +20,7 @@ from registry.storage import ArtifactStore, LocalStore
 from registry.tables import Worker
 
 Severity = Literal["ok", "degraded", "failed"]
+_HINT_PATIENCE = timedelta(seconds=10)
 _ORDER: tuple[Severity, ...] = ("ok", "degraded", "failed")
 
 
@@ -65,6 +67,16 @@ def check_artifacts(store: ArtifactStore) -> Check:
     if isinstance(store, LocalStore):
         with tempfile.TemporaryFile(dir=store.root) as file:
             file.write(b"ready")
+    return Check(status="ok")
+
+
+def check_broker(sessions: SessionFactory) -> Check:
+    """Hints leave: the sweeper hands them to the broker, and keeps what that does not take."""
+    with reading(sessions) as session:
+        now = database_now(session)
+        since = outbox.waiting_since(session, now)
+    if since is not None and now - since > _HINT_PATIENCE:
+        return Check(status="degraded", detail="hints are not sent: is the broker up, a sweeper?")
     return Check(status="ok")
 
 

@@ -28,13 +28,13 @@ from bench.figures import Figure, percentile
 from bench.service_recovery import measure_recovery
 from bench.service_runs import measure_first_event, measure_lost_work, measure_overhead
 from registry import api_keys
-from registry.__main__ import sweep_round
 from registry.db import SessionFactory, create_engine, session_factory, transaction
 from registry.ids import new_id
 from registry.migrate import migrate
 from registry.queue import celery_app
 from registry.settings import Settings
 from registry.status import JobStatus
+from registry.sweeping import sweep_round
 from registry.tables import Job
 from tests.e2e.stack import Up
 from tests.factories import make_job

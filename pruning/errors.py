@@ -4,7 +4,9 @@ PruningError
 ├── InvalidRecipe         the description of the run itself
 ├── InvalidModel          the model cannot be opened, or not safely
 │   ├── UnsupportedModel  its architecture has no adapter
-│   └── ModelNotFound     no such repository, revision or path
+│   ├── ModelNotFound     no such repository, revision or path
+│   └── ModelGated        a repository that this reader may not open
+├── HubUnavailable        the hub does not answer, or not now
 ├── InvalidPlan           a plan contradicts the model it is applied to
 ├── TargetUnreachable     the constraints leave nothing more to remove
 ├── InvalidData           text that cannot be read, or too little of it
@@ -48,6 +50,15 @@ class UnsupportedModel(InvalidModel):
 
 class ModelNotFound(InvalidModel):
     code = "model_not_found"
+
+
+class ModelGated(InvalidModel):
+    code = "model_gated"
+
+
+class HubUnavailable(PruningError):
+    code = "hub_unavailable"
+    retryable = True
 
 
 class InvalidPlan(PruningError):

@@ -2,12 +2,18 @@
 
 import json
 import os
+import select
 import sys
 from pathlib import Path
 
+_QUIET_SECONDS = 2.0
+
 
 def import_everything() -> None:
-    """Import what a run needs; that takes seconds, and no device is touched."""
+    """Import what a run needs, once nothing else starts; that takes seconds, and no device is
+    touched."""
+    # A service that starts has better use for its processors; an order ends the wait.
+    select.select([sys.stdin], [], [], _QUIET_SECONDS)
     import pruning.pipeline  # noqa: F401
 
 

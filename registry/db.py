@@ -14,6 +14,7 @@ import sqlalchemy
 from sqlalchemy import Connection, Engine, event, text
 from sqlalchemy.dialects import postgresql, sqlite
 from sqlalchemy.engine import make_url
+from sqlalchemy.exc import DBAPIError
 from sqlalchemy.orm import DeclarativeBase, Session, sessionmaker
 from sqlalchemy.pool import ConnectionPoolEntry
 
@@ -117,6 +118,13 @@ def database_now(session: Session) -> datetime:
             now: datetime = session.execute(text("SELECT clock_timestamp()")).scalar_one()
         return now.astimezone(UTC)
     return datetime.now(UTC)
+
+
+def is_full(error: DBAPIError) -> bool:
+    """Whether it failed because the disk of the database is full."""
+    # 53100 is `disk_full` in Postgres' table of error codes.
+    sqlite_name = getattr(error.orig, "sqlite_errorname", None)
+    return sqlite_name == "SQLITE_FULL" or getattr(error.orig, "sqlstate", None) == "53100"
 
 
 def insert_unless_exists(

@@ -3,23 +3,39 @@
 from collections.abc import Mapping
 from dataclasses import dataclass
 from datetime import datetime, timedelta
+from math import ceil
 
 from sqlalchemy import func, select
 from sqlalchemy.orm import Session
 
+from registry import outbox
 from registry.db import database_now
 from registry.status import LEASED, JobStatus
-from registry.tables import Blob, Increment, Job, JobAttempt, OutboxMessage, Worker
+from registry.tables import (
+    Blob,
+    Increment,
+    Job,
+    JobAttempt,
+    OutboxMessage,
+    WebhookDelivery,
+    Worker,
+)
 
+_QUANTILES = (0.5, 0.95, 1.0)
 _COUNT = func.count().label("num_rows")
 
 
 @dataclass(frozen=True, kw_only=True)
 class Gauges:
-    """One look. Ages are in seconds, 0 where nothing waits."""
+    """One look. Ages are in seconds, 0 where nothing waits.
+
+    `start_waits` is the time from creation to first start of the jobs begun in the last hour, by
+    quantile.
+    """
 
     jobs: Mapping[str, int]
     queue_oldest_age: float
+    start_waits: Mapping[str, float]
     leases_overdue: int
     tokens_per_second: float
     outbox_unsent: int
@@ -29,6 +45,7 @@ class Gauges:
     blob_bytes: Mapping[str, int]
     increments: int
     attempts: Mapping[str, int]
+    deliveries: Mapping[str, int]
 
 
 def read(session: Session) -> Gauges:
@@ -38,15 +55,17 @@ def read(session: Session) -> Gauges:
     return Gauges(
         jobs=_jobs(session),
         queue_oldest_age=_age(now, _queued_since(session, now)),
+        start_waits=_start_waits(session, now),
         leases_overdue=_leases_overdue(session, now),
         tokens_per_second=_tokens_per_second(session),
         outbox_unsent=_outbox_unsent(session, now),
-        outbox_oldest_age=_age(now, _unsent_since(session, now)),
+        outbox_oldest_age=_age(now, outbox.waiting_since(session, now)),
         workers=_workers(session, now),
         blobs={status: count for status, (count, _) in blobs.items()},
         blob_bytes={status: size for status, (_, size) in blobs.items()},
         increments=session.execute(select(func.count()).select_from(Increment)).scalar_one(),
         attempts=_attempts(session),
+        deliveries=_deliveries(session),
     )
 
 
@@ -68,6 +87,13 @@ def _queued_since(session: Session, now: datetime) -> datetime | None:
     return session.execute(query).scalar_one()
 
 
+def _start_waits(session: Session, now: datetime) -> dict[str, float]:
+    query = select(Job.created_at, Job.started_at).where(Job.started_at > now - timedelta(hours=1))
+    waits = sorted(_age(started, created) for created, started in session.execute(query))
+    # 0 where no job was begun: a quantile that is missing would break its line off.
+    return {f"{q:g}": waits[ceil(q * len(waits)) - 1] if waits else 0.0 for q in _QUANTILES}
+
+
 def _leases_overdue(session: Session, now: datetime) -> int:
     query = select(func.count()).where(Job.status.in_(LEASED), Job.lease_until < now)
     return session.execute(query).scalar_one()
@@ -80,13 +106,6 @@ def _tokens_per_second(session: Session) -> float:
 
 def _outbox_unsent(session: Session, now: datetime) -> int:
     query = select(func.count()).where(
-        OutboxMessage.sent_at.is_(None), OutboxMessage.available_at <= now
-    )
-    return session.execute(query).scalar_one()
-
-
-def _unsent_since(session: Session, now: datetime) -> datetime | None:
-    query = select(func.min(OutboxMessage.available_at)).where(
         OutboxMessage.sent_at.is_(None), OutboxMessage.available_at <= now
     )
     return session.execute(query).scalar_one()
@@ -105,6 +124,12 @@ def _blobs(session: Session) -> dict[str, tuple[int, int]]:
     query = select(Blob.status, func.count(), func.sum(Blob.size_bytes)).group_by(Blob.status)
     found = {status: (count, int(size)) for status, count, size in session.execute(query)}
     return {status: found.get(status, (0, 0)) for status in ("stored", "deleting")}
+
+
+def _deliveries(session: Session) -> dict[str, int]:
+    query = select(WebhookDelivery.status, _COUNT).group_by(WebhookDelivery.status)
+    found = {row.status: row.num_rows for row in session.execute(query)}
+    return {status: found.get(status, 0) for status in ("pending", "delivered", "failed")}
 
 
 def _attempts(session: Session) -> dict[str, int]:

@@ -4,7 +4,7 @@ import logging
 from collections.abc import Callable
 from datetime import datetime
 
-from sqlalchemy import delete, select
+from sqlalchemy import delete, func, select
 from sqlalchemy.orm import Session
 
 from registry.db import database_now
@@ -62,6 +62,14 @@ def relay(session: Session, publish: Publish, *, limit: int = BATCH) -> int:
         message.sent_at = database_now(session)
         sent += 1
     return sent
+
+
+def waiting_since(session: Session, now: datetime) -> datetime | None:
+    """When the oldest message that is due and not sent became due; None if all were sent."""
+    query = select(func.min(OutboxMessage.available_at)).where(
+        OutboxMessage.sent_at.is_(None), OutboxMessage.available_at <= now
+    )
+    return session.execute(query).scalar_one()
 
 
 def purge(session: Session, before: datetime) -> int:

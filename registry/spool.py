@@ -23,6 +23,7 @@ from kombu.transport import TRANSPORT_ALIASES, filesystem
 from kombu.utils.json import dumps, loads
 
 SCHEME = "spool"
+_DRAIN_SECONDS = 0.2
 
 logger = logging.getLogger(__name__)
 
@@ -65,6 +66,14 @@ class Transport(filesystem.Transport):
     """The transport of `spool://` URLs."""
 
     Channel = Channel
+
+    def drain_events(self, connection: Any, timeout: float | None = None) -> None:
+        """Wait for messages, but never for long.
+
+        Celery asks for two seconds, and looks only then whether its worker was told to end.
+        """
+        short = None if timeout is None else min(timeout, _DRAIN_SECONDS)
+        super().drain_events(connection, short)
 
 
 def register() -> None:

@@ -23,14 +23,17 @@ from pruning.events import (
     RunStopped,
     RunWarning,
     StepFinished,
+    TextRead,
 )
-from registry import commits, tracing
+from registry import progress, tracing
 from registry.leases import Lease
 from worker.estimate import TimeLeft
 from worker.workplace import Workplace
 
 FLUSH_SECONDS = 1.0
 _MAX_BATCH = 1000
+_NAMES = {MixtureChanged: "mixture.changed", TextRead: "text.read"}
+"""Of events that are stored as they come."""
 
 
 class Recorder:
@@ -81,7 +84,7 @@ class Recorder:
         if steps:
             eta_seconds = self._time_left.seconds()
             self._apply(
-                lambda session: commits.record_steps(
+                lambda session: progress.record_steps(
                     session, self._lease, steps, eta_seconds=eta_seconds
                 )
             )
@@ -98,25 +101,25 @@ class Recorder:
                 self._record_phase(event)
             case RunWarning():
                 self._append("warning", _data(event), level="warning")
-            case MixtureChanged():
-                self._append("mixture.changed", _data(event))
+            case MixtureChanged() | TextRead():
+                self._append(_NAMES[type(event)], _data(event))
             case RunStarted() | PruneFinished() | EvaluationFinished():
                 self._record_finding(event)
 
     def _record_finding(self, event: RunStarted | PruneFinished | EvaluationFinished) -> None:
         match event:
             case RunStarted():
-                self._apply(lambda s: commits.record_run_started(s, self._lease, event))
+                self._apply(lambda s: progress.record_run_started(s, self._lease, event))
             case PruneFinished():
-                self._apply(lambda s: commits.record_prune(s, self._lease, event))
+                self._apply(lambda s: progress.record_prune(s, self._lease, event))
             case EvaluationFinished():
-                self._apply(lambda s: commits.record_evaluation(s, self._lease, event))
+                self._apply(lambda s: progress.record_evaluation(s, self._lease, event))
 
     def _record_phase(self, event: PhaseChanged) -> None:
         if event.increment > self._increment:
             self._increment = event.increment
             self._append("increment.started", {"increment": event.increment})
-        self._apply(lambda s: commits.record_phase(s, self._lease, event.phase, event.increment))
+        self._apply(lambda s: progress.record_phase(s, self._lease, event.phase, event.increment))
 
     def _trace_phase(
         self, event: PhaseChanged | IncrementFinished | RunStopped | RunFailed
@@ -135,14 +138,14 @@ class Recorder:
 
     def publishing(self, increment: int) -> None:
         """Say that what the increment left is being stored."""
-        self._apply(lambda s: commits.record_phase(s, self._lease, "publishing", increment))
+        self._apply(lambda s: progress.record_phase(s, self._lease, "publishing", increment))
 
     def warn(self, code: str, message: str) -> None:
         """Add a warning of the worker's own."""
         self._append("warning", {"code": code, "message": message}, level="warning")
 
     def _append(self, event_type: str, data: dict[str, Any], *, level: str = "info") -> None:
-        self._apply(lambda s: commits.record_event(s, self._lease, event_type, data, level=level))
+        self._apply(lambda s: progress.record_event(s, self._lease, event_type, data, level=level))
 
     def _apply(self, write: Callable[[Session], None]) -> None:
         self._workplace.apply(write, given_up=self._given_up)

@@ -23,7 +23,7 @@ def register(
 ) -> None:
     """Give the application its one task."""
 
-    @app.task(name=RUN_JOB, ignore_result=True)  # type: ignore[untyped-decorator]
+    @app.task(name=RUN_JOB, ignore_result=True, shared=False)  # type: ignore[untyped-decorator]
     def run_job(job_id: object = None, *others: object, **named: object) -> None:
         if not isinstance(job_id, str) or others or named:
             logger.warning("a message of another version is ignored")

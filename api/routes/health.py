@@ -10,6 +10,7 @@ from prometheus_client import CONTENT_TYPE_LATEST
 from api.openapi import problems
 from api.readiness import (
     check_artifacts,
+    check_broker,
     check_database,
     check_migrations,
     check_worker,
@@ -47,6 +48,7 @@ def readyz(request: Request) -> JSONResponse:
             "database": lambda: check_database(state.engine),
             "migrations": lambda: check_migrations(state.settings, state.engine),
             "artifacts": lambda: check_artifacts(state.store),
+            "broker": lambda: check_broker(state.sessions),
             "worker": lambda: check_worker(state.sessions, state.settings),
         },
         seconds=state.api_settings.readiness_seconds,

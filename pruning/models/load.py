@@ -1,11 +1,13 @@
 """Opening a base model, from a hub, a directory or a GGUF file, never running code it brings."""
 
+import errno
 from dataclasses import dataclass, replace
 from pathlib import Path
 
 import torch
 from huggingface_hub import snapshot_download
 from huggingface_hub.errors import (
+    GatedRepoError,
     HFValidationError,
     RepositoryNotFoundError,
     RevisionNotFoundError,
@@ -21,7 +23,7 @@ from transformers import (
 
 # Lets transformers open a model that an earlier run has already pruned layer by layer.
 import espalier.loading  # noqa: F401
-from pruning.errors import InvalidModel, ModelNotFound
+from pruning.errors import HubUnavailable, InvalidModel, ModelGated, ModelNotFound
 from pruning.models.adapter import adapter_for
 from pruning.recipe_parts.model import HubModel, ModelSource, PathModel
 
@@ -45,6 +47,8 @@ def load_base_model(source: ModelSource, *, dtype: torch.dtype) -> LoadedModel:
 
     Raises:
         ModelNotFound: no such repository, revision, directory or file.
+        ModelGated: this reader may not open the repository.
+        HubUnavailable: the hub does not answer.
         UnsupportedModel: no adapter for its architecture; checked before its weights are read.
         InvalidModel: no safetensors, quantised, needs its own code, or cannot be read.
     """
@@ -79,12 +83,20 @@ def _fetch(source: HubModel, revision: str, patterns: tuple[str, ...]) -> Path:
         raise ModelNotFound(
             f"{source.id} has no revision {revision!r}", param="model.revision"
         ) from error
+    except GatedRepoError as error:
+        raise ModelGated(
+            f"{source.id} is gated, and not for this reader",
+            param="model.id",
+            hint="accept its conditions on the hub, and name a credential in model.credential",
+        ) from error
     except (RepositoryNotFoundError, HFValidationError) as error:
         raise ModelNotFound(
             f"no model {source.id!r} on the hub, or it is private", param="model.id"
         ) from error
     except OSError as error:
-        raise InvalidModel(
+        if error.errno == errno.ENOSPC:
+            raise
+        raise HubUnavailable(
             f"{source.id}: cannot be fetched from the hub: {error}", param="model.id"
         ) from error
 

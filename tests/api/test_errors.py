@@ -1,8 +1,12 @@
 """Whatever goes wrong is one problem document with the same members."""
 
+import sqlite3
+from contextlib import closing
+
 import pytest
+from fastapi import FastAPI
 from fastapi.testclient import TestClient
-from sqlalchemy import Engine
+from sqlalchemy import Engine, event
 
 from api.main import create_app
 from api.schemas.base import ProblemRead
@@ -110,6 +114,48 @@ def test_a_database_that_is_away_is_a_503_problem(settings: Settings, holder: Ho
         assert client.get("/healthz").status_code == 200
     check_problem(response, 503, "database_unavailable")
     assert int(response.headers["retry-after"]) > 0
+
+
+def test_a_database_that_is_locked_for_too_long_is_a_503_problem(
+    app: FastAPI, client: TestClient
+) -> None:
+    """The writer waits its turn first, here for 0.1 s only."""
+    engine: Engine = app.state.engine
+    engine.dispose()
+    event.listen(engine, "connect", lambda found, _: found.execute("PRAGMA busy_timeout=100"))
+    with closing(sqlite3.connect(str(engine.url.database), isolation_level=None)) as other:
+        other.execute("BEGIN IMMEDIATE")
+        response = client.post("/v1/jobs", json=SMALL_REQUEST)
+        other.execute("ROLLBACK")
+    check_problem(response, 503, "database_unavailable")
+    assert int(response.headers["retry-after"]) > 0
+    assert client.post("/v1/jobs", json=SMALL_REQUEST).status_code == 201
+
+
+def test_a_full_disk_of_the_database_is_a_507_problem_and_nothing_is_written(
+    app: FastAPI, client: TestClient
+) -> None:
+    engine: Engine = app.state.engine
+    with engine.connect() as connection:
+        pages = connection.exec_driver_sql("PRAGMA page_count").scalar_one()
+    engine.dispose()
+    limit = f"PRAGMA max_page_count={pages + 8}"
+    event.listen(engine, "connect", lambda found, _: found.execute(limit))
+    large = {
+        **SMALL_REQUEST,
+        "name": "large",
+        "metadata": {f"key{n}": "x" * 500 for n in range(16)},
+    }
+    answers = [client.post("/v1/jobs", json=large) for _ in range(20)]
+    refused = [answer for answer in answers if answer.status_code != 201]
+    assert refused
+    for answer in refused:
+        check_problem(answer, 507, "storage_full")
+    with engine.connect() as connection:
+        assert connection.exec_driver_sql("PRAGMA integrity_check").scalar_one() == "ok"
+        jobs = connection.exec_driver_sql("SELECT count(*) FROM jobs").scalar_one()
+        hints = connection.exec_driver_sql("SELECT count(*) FROM outbox").scalar_one()
+    assert jobs == hints == len(answers) - len(refused)
 
 
 def test_an_unexpected_error_is_a_500_problem_without_details(

@@ -3,16 +3,23 @@
 import shutil
 import threading
 from collections.abc import Callable, Iterator
+from datetime import timedelta
 
 import pytest
 from fastapi.testclient import TestClient
+from sqlalchemy import select
 
 from api.main import create_app
 from api.readiness import run_checks, worst_of
 from api.schemas.operations import Check
 from registry.db import SessionFactory, transaction
+from registry.queue import celery_app
 from registry.settings import Settings
+from registry.sweeping import sweep_round
+from registry.tables import OutboxMessage
 from registry.workers import Identity, beat
+from tests.factories import SMALL_REQUEST
+from tests.servers import free_port
 
 
 def test_without_a_worker_the_service_is_degraded_and_serves(anonymous: TestClient) -> None:
@@ -23,8 +30,24 @@ def test_without_a_worker_the_service_is_degraded_and_serves(anonymous: TestClie
         "database": "ok",
         "migrations": "ok",
         "artifacts": "ok",
+        "broker": "ok",
         "worker": "degraded",
     }
+
+
+def test_while_the_broker_is_away_jobs_are_taken_and_their_hints_wait(
+    client: TestClient, factory: SessionFactory, settings: Settings
+) -> None:
+    broken = settings.model_copy(update={"broker_url": f"redis://127.0.0.1:{free_port()}/0"})
+    assert client.post("/v1/jobs", json=SMALL_REQUEST).status_code == 201
+    sweep_round(factory, broken, celery_app(broken))
+    with transaction(factory) as session:
+        [hint] = session.scalars(select(OutboxMessage))
+        hint.available_at -= timedelta(minutes=10)
+    answer = client.get("/readyz")
+    assert (answer.status_code, answer.json()["checks"]["broker"]["status"]) == (200, "degraded")
+    sweep_round(factory, settings, celery_app(settings))
+    assert client.get("/readyz").json()["checks"]["broker"]["status"] == "ok"
 
 
 def test_with_a_live_worker_it_is_ready(anonymous: TestClient, factory: SessionFactory) -> None:

@@ -41,6 +41,8 @@ def test_the_state_of_the_service_is_read_from_the_database(
     assert found["espalier_outbox_unsent",] == 2
     assert found["espalier_leases_overdue",] == 1
     assert found["espalier_queue_oldest_age_seconds",] > 0
+    assert found["espalier_submit_to_start_seconds", "0.95"] >= 0
+    assert found["espalier_webhook_deliveries", "failed"] == 0
 
 
 def test_requests_are_counted_by_the_template_of_their_route(client: TestClient) -> None:

@@ -1,4 +1,7 @@
-"""The commands of docker-compose.yml by hand, on real Postgres and a Redis-protocol server."""
+"""The commands of docker-compose.yml by hand, on real Postgres and a Redis-protocol server.
+
+Where this machine lets us, without root and on a read-only file system, as in a container.
+"""
 
 import os
 import re
@@ -6,6 +9,7 @@ import signal
 import socket
 import subprocess
 import sys
+import tempfile
 import uuid
 from collections.abc import Iterator, Mapping
 from contextlib import ExitStack, contextmanager
@@ -19,6 +23,7 @@ from sqlalchemy.engine import make_url
 from espalier.client import Client
 from espalier.errors import EspalierError
 from tests.conftest import execute_on_server
+from tests.e2e import container
 from tests.e2e.stack import (
     IMPATIENT,
     NUM_INCREMENTS,
@@ -28,7 +33,7 @@ from tests.e2e.stack import (
     wait_until,
     write_model_and_text,
 )
-from tests.servers import free_port
+from tests.servers import PREFIX, free_port
 
 ROOT = Path(__file__).parents[2]
 SERVICES: dict[str, Any] = yaml.safe_load((ROOT / "docker-compose.yml").read_text())["services"]
@@ -40,11 +45,15 @@ class Deployment:
     def __init__(self, directory: Path, database_url: str, broker_url: str) -> None:
         self.port = free_port()
         self._directory = directory
+        container.prepare(directory)
+        self._enter = container.enter(directory)
         self._environment: Mapping[str, str] = {
             **os.environ,
             **IMPATIENT,
             "PATH": f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}",
             "HOSTNAME": socket.gethostname(),
+            "HOME": "/nonexistent",
+            "TMPDIR": str(directory / "tmp"),
             "ESPALIER_DATA_DIR": str(directory / "data"),
             "ESPALIER_DATABASE_URL": database_url,
             "ESPALIER_BROKER_URL": broker_url,
@@ -62,7 +71,7 @@ class Deployment:
     def run(self, command: list[str]) -> str:
         """Run a command to its end, which must be a good one."""
         done = subprocess.run(
-            self._words(command),
+            [*self._enter, *self._words(command)],
             env=self._environment,
             cwd=self._directory,
             capture_output=True,
@@ -78,7 +87,7 @@ class Deployment:
         """A service of the compose file, stopped as compose stops it."""
         with (self._directory / f"{name}.log").open("wb") as log:
             process = subprocess.Popen(
-                self._words(SERVICES[name]["command"]),
+                [*self._enter, *self._words(SERVICES[name]["command"])],
                 env=self._environment,
                 cwd=self._directory,
                 stdout=log,
@@ -92,20 +101,28 @@ class Deployment:
 
 
 @pytest.fixture
-def deployment(postgres_url: str, redis_url: str, tmp_path: Path) -> Iterator[Deployment]:
+def visible() -> Iterator[Path]:
+    """A directory that others than its owner may enter, which those of pytest are not."""
+    with tempfile.TemporaryDirectory(prefix=PREFIX) as name:
+        Path(name).chmod(0o755)
+        yield Path(name)
+
+
+@pytest.fixture
+def deployment(postgres_url: str, redis_url: str, visible: Path) -> Iterator[Deployment]:
     name = f"espalier_{uuid.uuid4().hex}"
     execute_on_server(postgres_url, f"CREATE DATABASE {name}")
     url = make_url(postgres_url).set(database=name).render_as_string(hide_password=False)
-    yield Deployment(tmp_path, url, redis_url)
+    yield Deployment(visible, url, redis_url)
     execute_on_server(postgres_url, f"DROP DATABASE {name} WITH (FORCE)")
 
 
-def test_the_commands_of_compose_finish_a_job_on_postgres_and_redis(
-    deployment: Deployment, tmp_path: Path
+def test_the_commands_of_compose_finish_a_job_without_root_on_a_read_only_machine(
+    deployment: Deployment, visible: Path
 ) -> None:
     deployment.run(SERVICES["migrate"]["command"])
     key = deployment.run(["python", "-m", "registry", "create-key"]).strip()
-    request = tiny_request(*write_model_and_text(tmp_path / "inputs"))
+    request = tiny_request(*write_model_and_text(visible / "inputs"))
     with ExitStack() as stack:
         api, sweeper, worker = (
             stack.enter_context(deployment.running(name))

@@ -19,7 +19,18 @@ from sqlalchemy import Connection, event
 from sqlalchemy.orm import Session
 
 from pruning.events import StepFinished
-from registry import api_keys, commits, events, idempotency, jobs, leases, outbox, sweep, workers
+from registry import (
+    api_keys,
+    commits,
+    events,
+    idempotency,
+    jobs,
+    leases,
+    outbox,
+    progress,
+    sweep,
+    workers,
+)
 from registry.db import create_engine, transaction
 from registry.failures import JobError
 from registry.migrate import current_revision, migrate
@@ -97,9 +108,9 @@ def _live(place: Workplace, directory: Path) -> None:
     assert failed is not None
     assert left is not None
     with transaction(place.factory) as session:
-        commits.record_phase(session, lease, "training", 1)
-        commits.record_steps(session, lease, [_step()], eta_seconds=5.0)
-        commits.record_event(session, lease, "warning", {"code": "c", "message": "m"})
+        progress.record_phase(session, lease, "training", 1)
+        progress.record_steps(session, lease, [_step()], eta_seconds=5.0)
+        progress.record_event(session, lease, "warning", {"code": "c", "message": "m"})
         leases.renew(session, lease)
     commit_next(place, lease, directory)
     commit_next(place, left, directory)

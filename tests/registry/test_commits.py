@@ -10,7 +10,7 @@ from sqlalchemy.orm import Session
 from pruning.events import EvaluationFinished, LayerWidths, RunStarted
 from pruning.manifest import Lineage, Manifest, Measurement
 from pruning.plan import PruningPlan
-from registry import checkpoints, commits, jobs, sweep
+from registry import checkpoints, commits, jobs, progress, sweep
 from registry.commits import PublishedFile
 from registry.db import database_now
 from registry.errors import BlobNotFound, CommitConflict, LeaseLost
@@ -214,7 +214,7 @@ def test_a_measurement_made_again_replaces_the_lost_one(
     job = make_job()
     lease = take(session, job)
     for value in (20.0, float("nan"), 12.5):
-        commits.record_evaluation(session, lease, _evaluation(value))
+        progress.record_evaluation(session, lease, _evaluation(value))
     checkpoint = commits.commit_increment(session, lease, manifest_of(1), sha("m"), files_of(1))
     [evaluation] = checkpoints.evaluations_for_job(session, job.id)
     assert (evaluation.value, evaluation.checkpoint_id) == (12.5, checkpoint.id)
@@ -248,7 +248,7 @@ def test_what_a_run_found_is_kept(session: Session, make_job: MakeJob) -> None:
         versions={"torch": "2"},
         device="cpu",
     )
-    commits.record_run_started(session, take(session, job), started)
+    progress.record_run_started(session, take(session, job), started)
     assert (job.params_start, job.params_target, job.increments_planned, job.tokens_planned) == (
         1000,
         700,

@@ -6,7 +6,7 @@ import pytest
 from sqlalchemy.orm import Session
 
 from pruning.events import StepFinished
-from registry import commits, leases, sweep
+from registry import commits, leases, progress, sweep
 from registry.db import database_now
 from registry.errors import LeaseLost
 from registry.failures import Backoff, JobError
@@ -30,9 +30,9 @@ STEP = StepFinished(
 WRITES = {
     "renew": leases.renew,
     "release": lambda s, lease: leases.release(s, lease, cause="slice"),
-    "event": lambda s, lease: commits.record_event(s, lease, "warning", {}),
-    "phase": lambda s, lease: commits.record_phase(s, lease, "training", 1),
-    "steps": lambda s, lease: commits.record_steps(s, lease, [STEP], eta_seconds=None),
+    "event": lambda s, lease: progress.record_event(s, lease, "warning", {}),
+    "phase": lambda s, lease: progress.record_phase(s, lease, "training", 1),
+    "steps": lambda s, lease: progress.record_steps(s, lease, [STEP], eta_seconds=None),
     "fail": lambda s, lease: commits.fail(s, lease, ERROR, cause="error", backoff=BACKOFF),
 }
 

@@ -15,10 +15,10 @@ class Proxy:
     """Forwards bytes to a Unix socket while it is not `dark`; then it swallows all, and answers
     nobody, new connections included."""
 
-    def __init__(self, target: str) -> None:
+    def __init__(self, target: str, host: str) -> None:
         self.dark = False
         self._target = target
-        self._listener = socket.create_server(("127.0.0.1", 0))
+        self._listener = socket.create_server((host, 0))
         self._selector = selectors.DefaultSelector()
         self._selector.register(self._listener, selectors.EVENT_READ)
         self._done = threading.Event()
@@ -72,11 +72,12 @@ class Proxy:
 
 
 @contextmanager
-def proxied(url: str) -> Iterator[tuple[str, Proxy]]:
-    """The same database through a proxy: its URL there, and the proxy."""
+def proxied(url: str, host: str = "127.0.0.1") -> Iterator[tuple[str, Proxy]]:
+    """The same database through a proxy on an address of this machine: its URL there, and the
+    proxy."""
     parsed = make_url(url)
-    proxy = Proxy(f"{parsed.query['host']}/.s.PGSQL.5432")
-    there = parsed.set(host="127.0.0.1", port=proxy.port, query={})
+    proxy = Proxy(f"{parsed.query['host']}/.s.PGSQL.5432", host)
+    there = parsed.set(host=host, port=proxy.port, query={})
     try:
         yield there.render_as_string(hide_password=False), proxy
     finally:

@@ -23,9 +23,13 @@ SWEEPER = ("-m", "registry", "sweep")
 
 
 class Processes:
-    """Processes of the service, all on the same settings, none of which survives the block."""
+    """Processes of the service, all on the same settings, none of which survives the block.
 
-    def __init__(self, settings: Settings, log_dir: Path) -> None:
+    `enter` stands before each command, to run it in a namespace.
+    """
+
+    def __init__(self, settings: Settings, log_dir: Path, *, enter: tuple[str, ...] = ()) -> None:
+        self._enter = enter
         self._environment = environment_of(settings)
         self._log_dir = log_dir
         self._running: list[subprocess.Popen[bytes]] = []
@@ -33,7 +37,7 @@ class Processes:
     def start(self, arguments: tuple[str, ...]) -> subprocess.Popen[bytes]:
         with (self._log_dir / f"{len(self._running)}.log").open("wb") as log:
             process = subprocess.Popen(
-                [sys.executable, *arguments],
+                [*self._enter, sys.executable, *arguments],
                 cwd=ROOT,
                 env=self._environment,
                 stdout=log,

@@ -12,6 +12,7 @@ from typing import Any
 import pytest
 from sqlalchemy import text
 from sqlalchemy.exc import OperationalError
+from sqlalchemy.orm import Session
 
 from registry import (
     blobs,
@@ -21,19 +22,20 @@ from registry import (
     events,
     fsck,
     garbage,
+    jobs,
     leases,
     metrics,
     outbox,
     retention,
     sweep,
 )
-from registry.__main__ import sweep_round
 from registry.db import SessionFactory, create_engine, reading, session_factory, transaction
 from registry.migrate import migrate
 from registry.queue import celery_app
 from registry.settings import Settings
 from registry.status import JobStatus
 from registry.storage import LocalStore
+from registry.sweeping import sweep_round
 from registry.tables import Job
 from tests.worker.conftest import Submit, run
 from tests.worker.history import check_history
@@ -206,6 +208,51 @@ def test_a_user_who_cancels_while_the_job_ends_sees_one_end(
                 leases.release(session, lease, cause="cancelled")
         user.join()
         check_history(factory, workplace.store, job_id)
+
+
+def test_of_two_transactions_in_a_deadlock_the_one_that_was_ended_is_tried_again(
+    workplace: Workplace, submit: Submit, factory: SessionFactory
+) -> None:
+    if workplace.settings.database_url.startswith("sqlite"):
+        pytest.skip("one writer at a time cannot wait for another")
+    job_ids = [submit(), submit()]
+    both_hold_one = threading.Barrier(2)
+    tries: list[str] = []
+
+    def raise_priorities(order: list[str]) -> None:
+        def write(session: Session) -> None:
+            tries.append(order[0])
+            jobs.lock(session, order[0]).priority += 1
+            session.flush()
+            if len(tries) <= 2:
+                both_hold_one.wait()
+            jobs.lock(session, order[1]).priority += 1
+
+        workplace.apply(write)
+
+    threads = [
+        threading.Thread(target=raise_priorities, args=(order,))
+        for order in (job_ids, job_ids[::-1])
+    ]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert len(tries) == 3
+    with reading(factory) as session:
+        assert [session.get_one(Job, job_id).priority for job_id in job_ids] == [2, 2]
+
+
+def test_sixteen_writers_at_the_same_time_all_have_their_turn(
+    submit: Submit, factory: SessionFactory
+) -> None:
+    writers = [threading.Thread(target=lambda: [submit() for _ in range(4)]) for _ in range(16)]
+    for writer in writers:
+        writer.start()
+    for writer in writers:
+        writer.join()
+    with reading(factory) as session:
+        assert session.query(Job).count() == session.query(outbox.OutboxMessage).count() == 64
 
 
 # --- time -----------------------------------------------------------------------------------------

@@ -11,7 +11,18 @@ from typing import Any
 import pytest
 from sqlalchemy import event, select
 
-from registry import commits, fsck, garbage, idempotency, jobs, leases, outbox, storage, sweep
+from registry import (
+    commits,
+    fsck,
+    garbage,
+    idempotency,
+    jobs,
+    leases,
+    outbox,
+    progress,
+    storage,
+    sweep,
+)
 from registry.db import database_now, reading, transaction
 from registry.errors import (
     CommitConflict,
@@ -236,7 +247,7 @@ Mutate = Callable[[pytest.MonkeyPatch], None]
 
 
 def no_fence(patch: pytest.MonkeyPatch) -> None:
-    remove_guard(patch, leases, "guard", "Job.fence == lease.fence, ", "", commits)
+    remove_guard(patch, leases, "guard", "Job.fence == lease.fence, ", "", commits, progress)
 
 
 def no_fence_in_the_heartbeat(patch: pytest.MonkeyPatch) -> None:
@@ -250,6 +261,10 @@ def no_compare_and_swap(patch: pytest.MonkeyPatch) -> None:
 
 def no_outbox_row(patch: pytest.MonkeyPatch) -> None:
     remove_guard(patch, jobs, "create", "outbox.hint(session, job)", "pass")
+
+
+def no_sweeper(patch: pytest.MonkeyPatch) -> None:
+    patch.setattr(sweep, "sweep", lambda *_: sweep.Swept())
 
 
 def no_expiry(patch: pytest.MonkeyPatch) -> None:
@@ -318,6 +333,7 @@ CASES: list[tuple[Callable[[Stage], None], Mutate]] = [
     (a_zombie_does_not_keep_the_lease, no_fence_in_the_heartbeat),
     (increments_come_in_order, no_compare_and_swap),
     (a_new_job_is_hinted, no_outbox_row),
+    (a_job_of_a_dead_worker_is_queued_again, no_sweeper),
     (a_job_of_a_dead_worker_is_queued_again, no_expiry),
     (a_forgotten_hint_is_given_again, no_second_hint),
     (no_row_names_bytes_that_are_not_there, publish_after_commit),
