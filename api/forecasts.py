@@ -1,6 +1,7 @@
 """The estimate of a request with what the tenant's past jobs foretell: its time, its quality."""
 
 from collections.abc import Sequence
+from typing import TYPE_CHECKING
 
 from sqlalchemy.orm import Session
 
@@ -9,13 +10,18 @@ from api.schemas.estimates import EstimateRead, ForecastRead
 from pruning.estimate import Estimate
 from pruning.recipe import Recipe
 from registry.estimates import find_pace
-from registry.forecast import INTERVAL, PastPoint, Wanted, coverage, forecast, past_points
+
+if TYPE_CHECKING:
+    from registry.forecast import PastPoint
 
 
 def estimate_with_history(
     session: Session, tenant_id: str, recipe: Recipe, foretold: Foretold
 ) -> EstimateRead:
     """The estimate as it is answered."""
+    # Only here and below: most requests foretell nothing, and numpy takes 11 MB.
+    from registry.forecast import past_points
+
     return read_estimate(
         foretold,
         find_pace(session, tenant_id),
@@ -24,9 +30,11 @@ def estimate_with_history(
 
 
 def _forecasts(
-    recipe: Recipe, estimate: Estimate, points: Sequence[PastPoint]
+    recipe: Recipe, estimate: Estimate, points: Sequence["PastPoint"]
 ) -> list[ForecastRead]:
     """What quality to expect of each target, with how often such intervals have held."""
+    from registry.forecast import coverage
+
     held, tried = coverage(points)
     return [_forecast(recipe, estimate, points, target, held, tried) for target in estimate.targets]
 
@@ -34,11 +42,13 @@ def _forecasts(
 def _forecast(
     recipe: Recipe,
     estimate: Estimate,
-    points: Sequence[PastPoint],
+    points: Sequence["PastPoint"],
     target: int,
     held: int,
     tried: int,
 ) -> ForecastRead:
+    from registry.forecast import INTERVAL, Wanted, forecast
+
     wanted = Wanted(
         method=recipe.method,
         trained=recipe.recovery.kind != "none",

@@ -4,10 +4,7 @@ import tempfile
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
-
-from huggingface_hub import hf_hub_download
-from huggingface_hub.errors import HfHubHTTPError, LocalEntryNotFoundError
-from tokenizers import Tokenizer
+from typing import TYPE_CHECKING
 
 from api.errors import Problem
 from pruning.recipe_parts.data import Data, DataSource, PathData, UploadData
@@ -15,6 +12,9 @@ from pruning.recipe_parts.model import ModelSource, PathModel
 from registry.settings import Settings
 from registry.storage import ArtifactStore
 from registry.tables import UploadedFile
+
+if TYPE_CHECKING:
+    from tokenizers import Tokenizer
 
 _MAX_FETCH_BYTES = 64 << 20
 """Of an upload that is not on this disk."""
@@ -61,8 +61,11 @@ def _at_hand(row: UploadedFile, store: ArtifactStore, directory: Path) -> Path:
 
 def find_tokenizer(
     model: ModelSource | None, settings: Settings, *, hub_seconds: float
-) -> Tokenizer | None:
+) -> "Tokenizer | None":
     """The model's fast tokenizer, or None where it cannot be had from here."""
+    # Only here and below: most requests look at no text, and the process is smaller without.
+    from tokenizers import Tokenizer
+
     path = _find_file(model, settings, hub_seconds)
     try:
         return Tokenizer.from_file(str(path)) if path is not None and path.is_file() else None
@@ -76,6 +79,9 @@ def _find_file(model: ModelSource | None, settings: Settings, hub_seconds: float
         return path if settings.allows_path(str(path)) else None
     if model is None or not hub_seconds:
         return None
+    from huggingface_hub import hf_hub_download
+    from huggingface_hub.errors import HfHubHTTPError, LocalEntryNotFoundError
+
     try:
         return Path(
             hf_hub_download(model.id, _TOKENIZER, revision=model.revision, etag_timeout=hub_seconds)
