@@ -8,6 +8,7 @@ A variant is `WAY-INCREMENTS[-dynamic]`. Ways, all but the last two cut by the d
 - `fresh`: cross-entropy, Adam's moments forgotten at every cut
 - `sliced`: cross-entropy, moments cut like the weights
 - `distilled`: the same, and learning from the base model
+- `distilled_fast`: the same with a higher learning rate
 - `default`: what a recipe says that says nothing of recovery
 - `official`: Adapt-Pruner's allocation, cross-entropy, moments forgotten, its learning rate
 - `official_fast`: the same with a learning rate that suits few tokens better
@@ -23,11 +24,11 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Iterator, Mapping
-from dataclasses import asdict, dataclass
+from collections.abc import Iterator
 from datetime import UTC, datetime
+from itertools import pairwise
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 import torch
@@ -35,26 +36,29 @@ from transformers import AutoModelForCausalLM, AutoTokenizer
 
 import espalier.loading  # noqa: F401  Lets transformers open models whose layers differ.
 from bench.plot import plot_recovery
+from bench.recovery_table import OFFICIAL, Row, line_of, merged, update, with_bars
 from pruning.evaluation.perplexity import evaluate_perplexity
+from pruning.evaluation.suites import run_suites
 from pruning.events import (
     EvaluationFinished,
     Event,
     IncrementFinished,
+    PhaseChanged,
     PruneFinished,
     RunFailed,
     StepFinished,
     parse_event,
 )
 from pruning.recipe import Recipe
+from pruning.recipe_parts.evaluation import Evaluation
 from worker.child import child_environment
 
 RESULTS = Path(__file__).parent / "results"
 CONTEXT_LENGTH = 2048
-MAX_RATIO_TO_OFFICIAL = 0.85
-MAX_RATIO_TO_DENSE = 1.15
-TOKENS_TO_DENSE = 1_000_000
-WAYS = ("fresh", "sliced", "distilled", "default", "official", "official_fast")
-OFFICIAL = ("official", "official_fast")
+WAYS = (
+    *("fresh", "sliced", "distilled", "distilled_fast", "default"),
+    *("official", "official_fast"),
+)
 VARIANTS = [
     *(f"{way}-{n}" for way in ("fresh", "sliced", "distilled") for n in (1, 3, 6)),
     *(f"{way}-3-dynamic" for way in ("sliced", "distilled")),
@@ -62,77 +66,50 @@ VARIANTS = [
 ]
 
 _CROSS_ENTROPY = {"distillation": None}
+_DISTILLED = {"distillation": {"teacher": "base", "weight": 0.5}}
 _FRESH = {"fresh_moments": True, "distillation": None, "betas": [0.9, 0.999]}
 _RECOVERY: dict[str, dict[str, Any]] = {
     "fresh": {"fresh_moments": True, "distillation": None},
     "sliced": _CROSS_ENTROPY,
-    "distilled": {"distillation": {"teacher": "base", "weight": 0.5}},
+    "distilled": _DISTILLED,
+    "distilled_fast": {**_DISTILLED, "learning_rate": {"peak": 3e-4}},
     "default": {},
     "official": {**_FRESH, "learning_rate": {"peak": 2e-5}},
     "official_fast": {**_FRESH, "learning_rate": {"peak": 1e-4}},
 }
 
 
-@dataclass(frozen=True, kw_only=True)
-class Row:
-    """One run: what it cost and what came out."""
-
-    variant: str
-    sparsity: float
-    tokens: int
-    num_parameters: int
-    perplexity: float
-    pruned_perplexity: float
-    """Before any training, of the last increment, on the held-out text of the domains."""
-    held_out_perplexity: float
-    domain_losses: Mapping[str, float]
-    suites: Mapping[str, tuple[float, float | None]]
-    """Zero-shot scores and their standard errors, where suites were asked for."""
-    cpu_seconds: float
-    wall_seconds: float
-    load_average: float
-    losses: list[tuple[int, float]]
-    cuts: list[int]
-
-    @property
-    def accuracy(self) -> float | None:
-        """The mean over the suites."""
-        values = [value for value, _ in self.suites.values()]
-        return sum(values) / len(values) if values else None
-
-
-@dataclass(frozen=True, kw_only=True)
-class Bar:
-    """What was promised of one figure."""
-
-    name: str
-    figure: float
-    bar: float
-
-    @property
-    def word(self) -> str:
-        return "met" if self.figure <= self.bar else "MISSED"
-
-
 def main() -> None:
     args = _arguments()
     torch.set_num_threads(args.threads)
     path = args.results / f"{args.name}.json"
-    found: dict[str, Any] = json.loads(path.read_text()) if path.exists() else {"rows": []}
-    dense = _perplexity(args.model, args)
-    print(f"dense: {dense:.2f}", flush=True)
+    found = update(path, lambda found: found | _conditions(args))
+    if "dense" not in found:
+        dense, _ = _evaluate(args.model, args)
+        found = update(path, lambda found: found | {"dense": dense})
+    print(f"dense: {found['dense']:.2f}", flush=True)
     for variant in args.variants:
-        row = _measure(variant, args)
-        found = _merged(found, row, args, dense)
-        rows = [_row(fields) for fields in found["rows"]]
-        bars = list(_bars(rows, dense))
-        found["bars"] = [asdict(bar) | {"verdict": bar.word} for bar in bars]
-        path.parent.mkdir(parents=True, exist_ok=True)
-        path.write_text(json.dumps(found, indent=1) + "\n")
-        plot_recovery(found, path.with_suffix(".png"))
-        print(_line(row), flush=True)
+        found = _add(path, _measure(variant, args))
     for bar in found.get("bars", []):
         print(f"{bar['name']:<64} {bar['figure']:7.3f}  bar ≤ {bar['bar']:<6g} {bar['verdict']}")
+
+
+def _add(path: Path, row: Row) -> dict[str, Any]:
+    found = update(path, lambda found: with_bars(found, merged(found, row)))
+    plot_recovery(found, path.with_suffix(".png"))
+    print(line_of(row), flush=True)
+    return found
+
+
+def _conditions(args: argparse.Namespace) -> dict[str, Any]:
+    """What all rows of a table have in common."""
+    return {
+        "at": datetime.now(UTC).isoformat(timespec="seconds"),
+        "model": args.model.name,
+        "evaluation": f"{args.evaluation.name}, first {args.evaluation_tokens} tokens",
+        "context_length": CONTEXT_LENGTH,
+        "calibration_samples": args.calibration_samples,
+    }
 
 
 def _arguments() -> argparse.Namespace:
@@ -141,7 +118,7 @@ def _arguments() -> argparse.Namespace:
     parser.add_argument("--train", type=Path, required=True, help="one file per domain")
     parser.add_argument("--evaluation", type=Path, required=True, help="WikiText-2 test")
     parser.add_argument("--evaluation-tokens", type=int, default=59_392)
-    parser.add_argument("--suites", type=Path, help="JSON list of suites, as in a recipe")
+    parser.add_argument("--suites", type=Path, help="JSON list of suites, by acc_norm")
     parser.add_argument("--sparsity", type=float, default=0.2)
     parser.add_argument("--tokens", type=int, default=200_000)
     parser.add_argument("--calibration-samples", type=int, default=64, help="in each increment")
@@ -182,10 +159,7 @@ def recipe_of(variant: str, args: argparse.Namespace) -> Recipe:
             },
             "schedule": {"num_increments": int(number), "num_tokens": args.tokens},
             "recovery": {**_RECOVERY[way], "compile": args.compile},
-            "evaluation": {
-                "speed": False,
-                "suites": json.loads(args.suites.read_text()) if args.suites else [],
-            },
+            "evaluation": {"speed": False},
             "output": {"dtype": "float32", "keep": "final"},
         }
     )
@@ -203,7 +177,7 @@ def _measure(variant: str, args: argparse.Namespace) -> Row:
         wall = time.perf_counter() - started[0]
         cpu = os.times().children_user + os.times().children_system - started[1]
         published = [event for event in events if isinstance(event, IncrementFinished)]
-        perplexity = _perplexity(out_dir / published[-1].directory, args)
+        perplexity, suites = _evaluate(out_dir / published[-1].directory, args)
     final = published[-1].increment
     scores = [e for e in events if isinstance(e, EvaluationFinished) and (e.increment == final)]
     recovered = [e for e in scores if e.stage == "recovered"]
@@ -216,14 +190,12 @@ def _measure(variant: str, args: argparse.Namespace) -> Row:
         pruned_perplexity=_value(scores, "pruned", "perplexity"),
         held_out_perplexity=_value(scores, "recovered", "perplexity"),
         domain_losses={e.metric: e.value for e in recovered if e.suite == "domains"},
-        suites={
-            f"{e.suite}.{e.metric}": (e.value, e.stderr)
-            for e in recovered
-            if e.suite not in ("domains", "perplexity", "speed")
-        },
+        suites=suites,
         cpu_seconds=cpu,
         wall_seconds=wall,
+        phase_seconds=_phase_seconds(events),
         load_average=os.getloadavg()[0],
+        threads=args.threads,
         losses=[(e.num_tokens, e.loss) for e in events if isinstance(e, StepFinished)],
         cuts=[e.num_tokens for e in events if isinstance(e, PruneFinished)],
     )
@@ -250,78 +222,41 @@ def _value(scores: list[EvaluationFinished], stage: str, suite: str) -> float:
     return next(e.value for e in scores if (e.stage, e.suite) == (stage, suite))
 
 
-def _perplexity(directory: Path, args: argparse.Namespace) -> float:
-    """Over the first tokens of the text, in windows of 2048, in bf16 autocast."""
+def _phase_seconds(events: list[Event]) -> dict[str, float]:
+    """How long a run was in each of its phases."""
+    changes = [event for event in events if isinstance(event, PhaseChanged)]
+    seconds: dict[str, float] = {}
+    for change, after in pairwise([*changes, events[-1]]):
+        phase = cast(PhaseChanged, change).phase
+        seconds[phase] = seconds.get(phase, 0.0) + (after.at - change.at).total_seconds()
+    return seconds
+
+
+Suites = dict[str, tuple[float, float | None]]
+
+
+def _evaluate(directory: Path, args: argparse.Namespace) -> tuple[float, Suites]:
+    """Perplexity of the first tokens of the text in windows of 2048, and the suites' scores, each
+    with its standard error; in bf16 autocast."""
     tokenizer = AutoTokenizer.from_pretrained(directory)
     model = AutoModelForCausalLM.from_pretrained(directory, dtype=torch.float32).eval()
     ids = tokenizer(args.evaluation.read_text(), add_special_tokens=False)["input_ids"]
-    return evaluate_perplexity(
+    perplexity = evaluate_perplexity(
         model,
         [np.array(ids[: args.evaluation_tokens], dtype=np.uint32)],
         context_length=CONTEXT_LENGTH,
         precision="bfloat16",
         data_fingerprint=args.evaluation.name,
     ).value
-
-
-def _row(fields: Mapping[str, Any]) -> Row:
-    return Row(**fields)
-
-
-def _merged(
-    found: Mapping[str, Any], row: Row, args: argparse.Namespace, dense: float
-) -> dict[str, Any]:
-    """What was found so far, with this row in place of an older one of the same variant."""
-    key = (row.variant, row.sparsity, row.tokens)
-    others = [
-        other
-        for other in found["rows"]
-        if (other["variant"], other["sparsity"], other["tokens"]) != key
-    ]
-    return {
-        "at": datetime.now(UTC).isoformat(timespec="seconds"),
-        "model": args.model.name,
-        "evaluation": f"{args.evaluation.name}, first {args.evaluation_tokens} tokens",
-        "context_length": CONTEXT_LENGTH,
-        "calibration_samples": args.calibration_samples,
-        "threads": args.threads,
-        "dense": dense,
-        "rows": [*others, asdict(row)],
-    }
-
-
-def _bars(rows: list[Row], dense: float) -> Iterator[Bar]:
-    """The default against the best of the official recipe, wherever both were run alike."""
-    for sparsity, tokens in dict.fromkeys((row.sparsity, row.tokens) for row in rows):
-        alike = [row for row in rows if (row.sparsity, row.tokens) == (sparsity, tokens)]
-        ours = [row for row in alike if row.variant.startswith("default-")]
-        official = [row for row in alike if row.variant.split("-")[0] in OFFICIAL]
-        what = f"at {sparsity:.0%} after {tokens:,} tokens"
-        if ours and official:
-            best, theirs = _best(ours), _best(official)
-            ratio = best.perplexity / theirs.perplexity
-            yield Bar(
-                name=f"default / {theirs.variant} {what}", figure=ratio, bar=MAX_RATIO_TO_OFFICIAL
-            )
-            if best.accuracy is not None and theirs.accuracy is not None:
-                lost = theirs.accuracy - best.accuracy
-                yield Bar(name=f"accuracy lost to it {what}", figure=lost, bar=0.0)
-        if ours and tokens >= TOKENS_TO_DENSE and sparsity <= 0.2:
-            ratio = _best(ours).perplexity / dense
-            yield Bar(name=f"default / dense {what}", figure=ratio, bar=MAX_RATIO_TO_DENSE)
-
-
-def _best(rows: list[Row]) -> Row:
-    return min(rows, key=lambda row: row.perplexity)
-
-
-def _line(row: Row) -> str:
-    accuracy = "" if row.accuracy is None else f"  accuracy {row.accuracy:.3f}"
-    return (
-        f"{row.variant:22s} {row.sparsity:4.0%} {row.tokens:9,} tokens  ppl {row.perplexity:8.2f}"
-        f"  held out {row.pruned_perplexity:8.2f} → {row.held_out_perplexity:8.2f}"
-        f"  {row.cpu_seconds:6.0f} CPU s{accuracy}"
+    if args.suites is None:
+        return perplexity, {}
+    evaluation = Evaluation.model_validate(
+        {"suites": json.loads(args.suites.read_text()), "precision": "bfloat16"}
     )
+    with tempfile.TemporaryDirectory(prefix="espalier-bench-") as scratch:
+        scores = list(run_suites(model, tokenizer, evaluation, directory=Path(scratch)))
+    chosen = [score for score in scores if score.metric == "acc_norm"]
+    return perplexity, {score.suite: (score.value, score.stderr) for score in chosen}
 
 
 if __name__ == "__main__":

@@ -1,10 +1,11 @@
 """How fast recovery training is, beside what else one would use; one table, in one run.
 
-    python -m bench.training --model DIR --text FILE_OR_DIR [--steps 3] [--repeats 3]
+    python -m bench.training --model DIR --text FILE_OR_DIR [--steps 3] [--repeats 2]
 
 `plain` (autocast, whole logits) and `trainer` (transformers' Trainer) run as a user would start
 them; ours as the worker starts its child. Times are processor seconds, so that a busy machine
-blurs them less. The loops take turns, and the median over all steps counts.
+blurs them less. The loops take turns, and the median over all steps counts. A whole run at the end
+says what a cut, a checkpoint and an evaluation cost.
 """
 
 import argparse
@@ -22,10 +23,14 @@ from typing import Any
 
 from transformers import AutoConfig
 
+from pruning.recipe_parts.recovery import Recovery
 from worker.child import child_environment
 
 RESULTS = Path(__file__).parent / "results"
 LOOPS = ("plain", "trainer", "ours", "ours_compiled")
+CHECKPOINT_SECONDS = Recovery().checkpoint_seconds or float("inf")
+TOKENS_OF_AN_INCREMENT = 200_000
+"""What the costs of a cut and an evaluation are held against."""
 
 _NO_HUB = {"model": {"source": "path"}, "data": {"train": []}}
 
@@ -59,12 +64,13 @@ class Row:
     utilisation: float
     peak_gigabytes: float
     data_share: float | None
-    phase_seconds: Mapping[str, float] | None
+    first_step_seconds: float | None
+    """With whatever it waits for, such as compilation."""
 
 
 def measure(loop: str, args: argparse.Namespace) -> dict[str, Any]:
     """One run of one loop in a process of its own."""
-    ours = loop.startswith("ours")
+    ours = loop not in ("plain", "trainer")
     environment = child_environment(os.environ, _NO_HUB) if ours else dict(os.environ)
     with tempfile.TemporaryDirectory() as out_dir:
         command = [
@@ -100,7 +106,7 @@ def summarise(loop: str, found: list[dict[str, Any]], args: argparse.Namespace) 
         utilisation=flops / cpu / ceiling,
         peak_gigabytes=max(run["peak_bytes"] for run in found) / 1e9,
         data_share=found[-1].get("data_share"),
-        phase_seconds=found[-1].get("phase_seconds"),
+        first_step_seconds=found[-1].get("first_step_seconds"),
     )
 
 
@@ -109,6 +115,24 @@ def flops_per_token(args: argparse.Namespace, num_parameters: int) -> float:
     config = AutoConfig.from_pretrained(args.model)
     width = config.num_attention_heads * config.head_dim
     return 6.0 * num_parameters + 6.0 * config.num_hidden_layers * args.length * width
+
+
+def costs_of(run: Mapping[str, Any], row: Row) -> dict[str, float]:
+    """Seconds of what stands beside training, and each as a share of it as recipes have it.
+
+    A checkpoint comes every `checkpoint_seconds`; a cut, two evaluations and the publication once
+    for each increment.
+    """
+    increment = TOKENS_OF_AN_INCREMENT / row.tokens_per_second
+    seconds = {name: run[f"{name}_seconds"] for name in ("cut", "evaluation", "publication")}
+    costs = {f"{name}_seconds": value for name, value in seconds.items()}
+    costs["checkpoint_seconds"] = run["checkpoint_seconds"]
+    costs["checkpoint_share"] = run["checkpoint_seconds"] / CHECKPOINT_SECONDS
+    costs["cut_share"] = seconds["cut"] / increment
+    costs["evaluation_share"] = 2 * seconds["evaluation"] / increment
+    costs["publication_share"] = seconds["publication"] / increment
+    costs["peak_gigabytes"] = run["peak_bytes"] / 1e9
+    return costs
 
 
 def bars_of(rows: Mapping[str, Row]) -> list[Bar]:
@@ -145,7 +169,7 @@ def main() -> None:
     parser.add_argument("--model", type=Path, required=True)
     parser.add_argument("--text", type=Path, required=True)
     parser.add_argument("--steps", type=int, default=3)
-    parser.add_argument("--repeats", type=int, default=3)
+    parser.add_argument("--repeats", type=int, default=2)
     parser.add_argument("--batch", type=int, default=8)
     parser.add_argument("--length", type=int, default=512)
     parser.add_argument("--threads", type=int, default=2)
@@ -156,18 +180,25 @@ def main() -> None:
         for loop in LOOPS:
             found[loop].append(measure(loop, args))
     rows = {loop: summarise(loop, runs, args) for loop, runs in found.items()}
-    bars = bars_of(rows)
-    report(rows, bars, args)
+    costs = costs_of(measure("whole_run", args), rows["ours"])
+    report(rows, costs, bars_of(rows), args)
 
 
-def report(rows: Mapping[str, Row], bars: list[Bar], args: argparse.Namespace) -> None:
-    """Print the table and the bars; keep both as JSON."""
+def report(
+    rows: Mapping[str, Row],
+    costs: Mapping[str, float],
+    bars: list[Bar],
+    args: argparse.Namespace,
+) -> None:
+    """Print the table, the costs and the bars; keep them as JSON."""
     for row in rows.values():
         print(
             f"{row.loop:<14} {row.tokens_per_cpu_second:7.0f} tokens/s by CPU time "
             f"{row.tokens_per_second:7.0f} by the clock  {row.utilisation:5.1%} of the ceiling "
             f"{row.peak_gigabytes:5.2f} GB"
         )
+    for name, value in costs.items():
+        print(f"{name:<24} {value:8.4f}")
     for bar in bars:
         print(bar.line())
     args.results.mkdir(parents=True, exist_ok=True)
@@ -179,6 +210,7 @@ def report(rows: Mapping[str, Row], bars: list[Bar], args: argparse.Namespace) -
         "steps": args.steps,
         "repeats": args.repeats,
         "rows": [asdict(row) for row in rows.values()],
+        "costs": {**costs, "tokens_of_an_increment": TOKENS_OF_AN_INCREMENT},
         "bars": [asdict(bar) | {"met": bar.met} for bar in bars],
     }
     (args.results / "training.json").write_text(json.dumps(kept, indent=2) + "\n")

@@ -10,22 +10,36 @@ import json
 import resource
 import sys
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
+from dataclasses import dataclass, field
 from datetime import datetime
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor
-from transformers import AutoModelForCausalLM, PreTrainedModel, Trainer, TrainingArguments
+from transformers import (
+    AutoModelForCausalLM,
+    AutoTokenizer,
+    PreTrainedModel,
+    Trainer,
+    TrainingArguments,
+)
 
 from bench.matmul import matmul_flops
-from pruning.data.corpus import DomainTokens
+from pruning.data.corpus import build_corpus
 from pruning.data.mixture import MixtureSampler
-from pruning.events import Event, PhaseChanged, StepFinished
+from pruning.events import Event, PhaseChanged, RunFinished, StepFinished
 from pruning.models.geometry import count_parameters
+from pruning.pipeline import run
 from pruning.recipe import Recipe
+from pruning.recipe_parts.data import Data
+from pruning.recipe_parts.recovery import Recovery
+from pruning.training.loop import Progress, TrainingLoop
+from pruning.training.optimizer import build_optimizer
+from pruning.training.schedule import Schedule
 
 LEARNING_RATE = 1e-4
 Clock = dict[str, list[float]]
@@ -44,12 +58,11 @@ def time_steps(step: Callable[[], object], num_steps: int) -> Clock:
 
 def plain(args: argparse.Namespace) -> dict[str, Any]:
     """What most people write: autocast, whole logits, AdamW."""
-    model = _open(args.model)
+    model, sampler = _open(args.model), _sampler(args)
     optimizer = torch.optim.AdamW(model.parameters(), lr=LEARNING_RATE, fused=True)
-    batches = _batches(args)
 
     def step() -> None:
-        ids_BT = next(batches)
+        ids_BT, _ = sampler.next_batch(args.batch)
         with torch.autocast("cpu", torch.bfloat16):
             model(ids_BT, labels=ids_BT).loss.backward()
         torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
@@ -61,9 +74,8 @@ def plain(args: argparse.Namespace) -> dict[str, Any]:
 
 def trainer(args: argparse.Namespace) -> dict[str, Any]:
     """transformers' Trainer with the same batch and precision."""
-    model = _open(args.model)
-    batches = _batches(args)
-    rows = [{"input_ids": ids_T} for _ in range(args.steps + 1) for ids_T in next(batches)]
+    model, sampler = _open(args.model), _sampler(args)
+    batches = (sampler.next_batch(args.batch)[0] for _ in range(args.steps + 1))
     clock: Clock = {"wall": [], "cpu": []}
 
     class Timed(Trainer):  # type: ignore[misc]  # transformers leaves its Trainer untyped
@@ -86,7 +98,7 @@ def trainer(args: argparse.Namespace) -> dict[str, Any]:
             report_to=[],
             disable_tqdm=True,
         ),
-        train_dataset=rows,
+        train_dataset=[{"input_ids": ids_T} for ids_BT in batches for ids_T in ids_BT],
         data_collator=_with_labels,
     ).train()
     # From the start of one step to the start of the next; the last has none.
@@ -94,77 +106,96 @@ def trainer(args: argparse.Namespace) -> dict[str, Any]:
     return {"seconds": seconds, "num_parameters": count_parameters(model)}
 
 
-def ours(args: argparse.Namespace) -> dict[str, Any]:
-    """A whole run of one increment, its phases timed by its own events."""
-    from pruning.pipeline import run
+def ours(args: argparse.Namespace, *, compiled: bool = False) -> dict[str, Any]:
+    """The loop of a run, with its batch, optimizer and precision as recipes have them."""
+    model, watch = _open(args.model), _Watch()
+    recovery = Recovery.model_validate(
+        {
+            "sequence_length": args.length,
+            "batch_sequences": args.batch,
+            "compile": compiled,
+            "learning_rate": {"peak": LEARNING_RATE},
+        }
+    )
+    rate, total = recovery.learning_rate, args.steps + 1
+    loop = TrainingLoop(
+        model=model,
+        optimizer=build_optimizer(model, recovery),
+        sampler=_sampler(args),
+        recovery=recovery,
+        batch_sequences=args.batch,
+        schedule=Schedule(learning_rate=rate, total_steps=total, last_cut_step=0),
+        progress=Progress(),
+        emit=watch,
+    )
+    started = time.perf_counter()
+    loop.train(total, increment=1)
+    elapsed = time.perf_counter() - started
+    seconds = watch.steps()
+    return {
+        "seconds": seconds,
+        "num_parameters": count_parameters(model),
+        "data_share": loop.data_seconds / elapsed,
+        "first_step_seconds": elapsed - sum(seconds["wall"]),
+    }
 
-    tokens = (args.steps + 1) * args.batch * args.length
+
+def whole_run(args: argparse.Namespace) -> dict[str, Any]:
+    """A run of one increment by the default recipe: what stands beside its training."""
     recipe = Recipe.model_validate(
         {
             "model": str(args.model),
             "target": "5%",
             "data": {"train": {"kind": "path", "path": str(args.text)}},
-            "method": "adapt_pruner",
-            "schedule": {"num_increments": 1, "num_tokens": tokens},
+            "schedule": {"num_increments": 1, "num_tokens": 3 * args.batch * args.length},
             "recovery": {
                 "sequence_length": args.length,
                 "batch_sequences": args.batch,
-                "compile": args.loop == "ours_compiled",
                 "learning_rate": {"peak": LEARNING_RATE},
+                # After every step but the last, which the increment's own checkpoint follows.
+                "checkpoint_seconds": 1e-9,
             },
             "evaluation": {"speed": False},
         }
     )
     watch = _Watch()
-    waiting = _time_waiting()
-    run(recipe, args.out, watch, device="cpu", threads=args.threads)
-    training = watch.phase_seconds["training"]
+    run(recipe, args.out / "run", watch, device="cpu", threads=args.threads)
+    between = np.array(watch.steps()["wall"])
+    training = args.batch * args.length / np.array(watch.tokens_per_second[1:])
+    phases = watch.phase_seconds
     return {
-        "seconds": watch.steps(),
-        "num_parameters": watch.num_parameters,
-        "phase_seconds": watch.phase_seconds,
-        "data_share": sum(waiting) / training,
+        "cut_seconds": sum(phases["calibrating"]) + sum(phases["pruning"]),
+        "evaluation_seconds": float(np.median(phases["evaluating"])),
+        "checkpoint_seconds": float(np.median(between - training)),
+        "publication_seconds": sum(phases["exporting"]),
+        "step_seconds": float(np.median(training)),
     }
 
 
+@dataclass
 class _Watch:
-    def __init__(self) -> None:
-        self.phase_seconds: dict[str, float] = {}
-        self.num_parameters = 0
-        self._phase: tuple[str, datetime] | None = None
-        self._times: list[tuple[float, float]] = []
+    """Keeps the times of a run's events."""
+
+    phase_seconds: dict[str, list[float]] = field(default_factory=dict)
+    tokens_per_second: list[float] = field(default_factory=list)
+    _phase: tuple[str, datetime] | None = None
+    _times: list[tuple[float, float]] = field(default_factory=list)
 
     def __call__(self, event: Event) -> None:
-        if self._phase is not None:
-            name, since = self._phase
-            elapsed = (event.at - since).total_seconds()
-            self.phase_seconds[name] = self.phase_seconds.get(name, 0.0) + elapsed
-            self._phase = (name, event.at)
-        if isinstance(event, PhaseChanged):
-            self._phase = (event.phase, event.at)
+        if isinstance(event, PhaseChanged | RunFinished):
+            if self._phase is not None:
+                name, since = self._phase
+                elapsed = (event.at - since).total_seconds()
+                self.phase_seconds.setdefault(name, []).append(elapsed)
+            self._phase = (getattr(event, "phase", ""), event.at)
         elif isinstance(event, StepFinished):
             self._times.append((time.perf_counter(), time.process_time()))
-        elif hasattr(event, "num_parameters"):
-            self.num_parameters = event.num_parameters
+            self.tokens_per_second.append(event.tokens_per_second)
 
     def steps(self) -> Clock:
+        """Of each step but the first."""
         walls, cpus = zip(*self._times, strict=True)
         return {"wall": np.diff(walls).tolist(), "cpu": np.diff(cpus).tolist()}
-
-
-def _time_waiting() -> list[float]:
-    """Seconds of each draw of the sampler from now on."""
-    waiting: list[float] = []
-    draw = MixtureSampler.next_batch
-
-    def timed(self: MixtureSampler, batch_sequences: int) -> Any:
-        started = time.perf_counter()
-        drawn = draw(self, batch_sequences)
-        waiting.append(time.perf_counter() - started)
-        return drawn
-
-    MixtureSampler.next_batch = timed  # type: ignore[method-assign]  # the bench's only look inside
-    return waiting
 
 
 def _open(directory: Path) -> PreTrainedModel:
@@ -172,21 +203,13 @@ def _open(directory: Path) -> PreTrainedModel:
     return model.train()
 
 
-def _batches(args: argparse.Namespace) -> Iterator[Tensor]:
-    """Random windows ids_BT of the text."""
-    from pruning.data.corpus import build_corpus
-    from pruning.models.load import load_base_model
-    from pruning.recipe_parts.data import Data
-    from pruning.recipe_parts.model import PathModel
-
-    tokenizer = load_base_model(PathModel(path=str(args.model)), dtype=torch.float32).tokenizer
+def _sampler(args: argparse.Namespace) -> MixtureSampler:
+    """Random windows of the text."""
     data = Data.model_validate({"train": {"kind": "path", "path": str(args.text)}})
     needed = (args.steps + 1) * args.batch * args.length
+    tokenizer = AutoTokenizer.from_pretrained(args.model)
     corpus = build_corpus(data, tokenizer, args.out / "corpus", max_train_tokens=needed)
-    domains: tuple[DomainTokens, ...] = corpus.domains
-    sampler = MixtureSampler(domains, sequence_length=args.length, seed=0)
-    while True:
-        yield sampler.next_batch(args.batch)[0]
+    return MixtureSampler(corpus.domains, sequence_length=args.length, seed=0)
 
 
 def _with_labels(rows: list[dict[str, Tensor]]) -> dict[str, Tensor]:
@@ -194,7 +217,13 @@ def _with_labels(rows: list[dict[str, Tensor]]) -> dict[str, Tensor]:
     return {"input_ids": ids_BT, "labels": ids_BT}
 
 
-LOOPS = {"plain": plain, "trainer": trainer, "ours": ours, "ours_compiled": ours}
+LOOPS: dict[str, Callable[[argparse.Namespace], dict[str, Any]]] = {
+    "plain": plain,
+    "trainer": trainer,
+    "ours": ours,
+    "ours_compiled": partial(ours, compiled=True),
+    "whole_run": whole_run,
+}
 
 
 def main() -> None:
