@@ -70,6 +70,14 @@ class PhaseChanged(_Event):
     increment: int
 
 
+class TextRead(_Event):
+    """Said from time to time while text is tokenised, so that long silence means trouble."""
+
+    type: Literal["text_read"] = "text_read"
+    num_documents: int
+    num_tokens: int
+
+
 class StepFinished(_Event):
     """One optimizer step."""
 
@@ -172,6 +180,7 @@ class RunFailed(_Event):
 Event = Annotated[
     RunStarted
     | PhaseChanged
+    | TextRead
     | StepFinished
     | MixtureChanged
     | PruneFinished

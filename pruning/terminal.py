@@ -18,6 +18,7 @@ from pruning.events import (
     RunStopped,
     RunWarning,
     StepFinished,
+    TextRead,
 )
 
 
@@ -56,6 +57,9 @@ class TerminalProgress:
                 self._progress.update(
                     self._task, description=f"increment {event.increment}: {event.phase}"
                 )
+            case TextRead():
+                figures = f"{event.num_documents:,} documents, {event.num_tokens:,} tokens"
+                self._progress.update(self._task, figures=figures)
             case StepFinished():
                 figures = f"loss {event.loss:.3f}  {event.tokens_per_second:,.0f} tokens/s"
                 self._progress.update(self._task, completed=event.num_tokens, figures=figures)

@@ -74,11 +74,16 @@ def _mixed(data: Data) -> str:
     return ", ".join(f"{name} {percent(share)}" for name, share in weights.items())
 
 
+def _text_read(data: Data) -> str:
+    return f"{count(data.get('num_tokens'))} tokens of {count(data.get('num_documents'))} documents"
+
+
 _WORDS: Mapping[str, Callable[[Data], str]] = {
     "job.created": lambda data: str(data.get("name") or ""),
     "job.validated": _validated,
     "job.started": lambda data: f"attempt {data['attempt']}" if data.get("attempt") else "",
     "phase.changed": _phase,
+    "text.read": _text_read,
     "prune.step": _pruned,
     "mixture.changed": _mixed,
     "eval.completed": _evaluated,
