@@ -21,7 +21,7 @@ model = AutoModelForCausalLM.from_pretrained("{where}"{options})
 tokenizer = AutoTokenizer.from_pretrained("{where}")
 ids = tokenizer("{prompt}", return_tensors="pt")
 written = model.generate(**ids, max_new_tokens=8, do_sample=False)[0].tolist()
-print(written)
+print(written, tokenizer.decode(written))
 """
 
 _LLAMA_CPP = """\
@@ -32,14 +32,15 @@ params.n_gpu_layers = 0
 params.verbosity = 0
 server = xllamacpp.Server(params)
 request = {{"prompt": "{prompt}", "n_predict": 8, "temperature": 0.0, "return_tokens": True}}
-print(server.handle_completions(request)["choices"][0]["text"])
+print("{prompt}" + server.handle_completions(request)["choices"][0]["text"])
 """
 
 _ONNXRUNTIME = """\
 import numpy as np, onnxruntime
 from tokenizers import Tokenizer
 session = onnxruntime.InferenceSession("{where}/model.onnx")
-ids = Tokenizer.from_file("{where}/tokenizer.json").encode("{prompt}").ids
+tokenizer = Tokenizer.from_file("{where}/tokenizer.json")
+ids = tokenizer.encode("{prompt}").ids
 caches = [value for value in session.get_inputs() if "past_key_values" in value.name]
 feeds = {{
     value.name: np.zeros((1, int(value.shape[1]), 0, int(value.shape[3])), np.float32)
@@ -53,7 +54,7 @@ for _ in range(8):
     feeds = dict(zip((value.name for value in caches), new))
     step, length = [int(logits[0, -1].argmax())], length + 1
     ids += step
-print(ids)
+print(ids, tokenizer.decode(ids))
 """
 
 _WITHOUT_LOADER = """\
@@ -61,7 +62,7 @@ from transformers import AutoModelForCausalLM
 try:
     AutoModelForCausalLM.from_pretrained("{where}")
 except Exception as error:
-    print(type(error).__name__, str(error)[:300])
+    print(type(error).__name__, str(error)[:400])
 """
 
 
@@ -88,8 +89,9 @@ class Environment:
     def run(self, code: str, cwd: Path) -> None:
         """Run a few lines of Python and keep what they print."""
         self._transcript += [f">>> {line}" for line in code.splitlines()]
+        # Isolated: neither this directory nor a PYTHONPATH of the caller's may lend it Espalier.
         done = subprocess.run(
-            [self._python, "-c", code], capture_output=True, text=True, cwd=cwd, check=False
+            [self._python, "-I", "-c", code], capture_output=True, text=True, cwd=cwd, check=False
         )
         self._transcript += done.stdout.splitlines()
         if done.returncode:
@@ -115,9 +117,9 @@ def transcribe(wheel: Path, checkpoint: Path) -> list[str]:
         transformers.run(
             _GENERATE.format(first=first, where=".", options="", prompt=PROMPT), checkpoint
         )
+        llama_cpp = Environment(Path(scratch, "with-llama-cpp"), transcript)
+        llama_cpp.install("xllamacpp")
         for directory in sorted(exports.glob("gguf-*")):
-            llama_cpp = Environment(Path(scratch, f"with-llama-cpp-{directory.name}"), transcript)
-            llama_cpp.install("xllamacpp")
             where = f"exports/{directory.name}"
             llama_cpp.run(_LLAMA_CPP.format(where=where, prompt=PROMPT), checkpoint)
         if (exports / "onnx").is_dir():
