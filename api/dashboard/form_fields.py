@@ -17,18 +17,22 @@ METHODS: Mapping[str, str] = {
     "llm_pruner": "One cut by gradients, then training.",
     "flap": "One cut without training, in minutes.",
     "shortgpt": "Takes out whole layers, without training.",
+    "slicegpt": "Narrows the residual stream by rotating it, without training.",
+    "sheared_llama": "Learns what to cut while training, towards equal layers; then trains on.",
+    "efficientllm": "A little at every second step, towards equal layers; then trains on.",
+    "saap": "One cut by fused scores, then low-rank training.",
 }
 _GROUPS: Sequence[tuple[str, Sequence[tuple[str, str]]]] = (
     (
         "Cuts",
         (
             ("schedule.num_increments", "Increments"),
-            ("axes", "What may be cut"),
             ("importance.kind", "Importance"),
             ("allocation.kind", "Allocation"),
             ("allocation.layout", "Layout"),
             ("allocation.constraints.width_multiple", "Width multiple"),
             ("compensation", "Compensation"),
+            ("axes", "What may be cut"),
         ),
     ),
     (

@@ -9,6 +9,7 @@ from api.dashboard.figures import Tick, nice_steps
 WIDTH, HEIGHT = 720, 380
 LEFT, RIGHT, TOP, BOTTOM = 62, 24, 14, 44
 _LOG_RATIO = 4.0
+_LEAST_APART = 16.0
 
 
 @dataclass(frozen=True)
@@ -59,15 +60,26 @@ def scatter(
     corners = [(across.at(x), down.at(y)) for x, y in unbeaten]
     return Scatter(
         spots=sorted(laid, key=lambda spot: spot.kind == "best"),
-        marks=[
-            Tick(at, words) for x, words in marks if LEFT <= (at := across.at(x)) <= WIDTH - RIGHT
-        ],
+        marks=_together([Tick(across.at(x), words) for x, words in marks]),
         line="M" + "L".join(f"{x},{y}" for x, y in corners) if len(corners) > 1 else "",
         x_ticks=across.ticks(),
         y_ticks=down.ticks(),
         x_title=x_title,
         y_title=y_title,
     )
+
+
+def _together(marks: Sequence[Tick]) -> list[Tick]:
+    """Marks that lie within the drawing; those too close to be read apart share a place."""
+    kept: list[Tick] = []
+    for mark in sorted(marks, key=lambda mark: mark.at):
+        if not LEFT <= mark.at <= WIDTH - RIGHT:
+            continue
+        if kept and mark.at - kept[-1].at < _LEAST_APART:
+            mark = Tick(kept[-1].at, f"{kept[-1].label}, {mark.label}")
+            kept.pop()
+        kept.append(mark)
+    return kept
 
 
 def _lay(

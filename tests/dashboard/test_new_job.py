@@ -3,14 +3,16 @@
 import html
 import re
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args
 
 import pytest
 from fastapi import FastAPI
 from fastapi.testclient import TestClient
 
+from api.dashboard.form_fields import METHODS
 from api.dashboard.job_form import fill, owner_of, read_form, request_of
 from api.main import create_app
+from api.schemas.jobs import JobCreate
 from api.settings import ApiSettings
 from registry.settings import Settings
 from tests.dashboard.conftest import form_token
@@ -153,6 +155,10 @@ def test_a_form_of_another_site_makes_nothing(browser: TestClient, models: Path)
 )
 def test_a_request_survives_the_form(spec: dict[str, Any]) -> None:
     assert request_of(fill(spec)) == spec
+
+
+def test_every_method_of_the_recipe_is_offered() -> None:
+    assert set(METHODS) == set(get_args(JobCreate.model_fields["method"].annotation))
 
 
 def test_several_sources_become_domains() -> None:

@@ -98,7 +98,7 @@ def _last_measured(session: Session, tenant_id: str) -> str | None:
 
 @dataclass(frozen=True)
 class Dense:
-    """The base model, as its newest job measured it; `speed` in decoded tokens per second."""
+    """The base model, as the newest job that measured it did; `speed` in tokens per second."""
 
     params: float
     perplexity: float
@@ -112,7 +112,7 @@ def _base(session: Session, tenant_id: str, model: str) -> Dense | None:
         .join(measured, _measured(measured, Job, PERPLEXITY))
         .outerjoin(Evaluation, _measured(Evaluation, Job, SPEED))
         .where(Job.tenant_id == tenant_id, Job.model == model, Job.params_start.is_not(None))
-        .order_by(Job.created_at.desc())
+        .order_by(Evaluation.value.is_(None), Job.created_at.desc())
         .limit(1)
     )
     row = session.execute(query).one_or_none()
