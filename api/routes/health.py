@@ -46,7 +46,7 @@ def readyz(request: Request) -> JSONResponse:
     checks = run_checks(
         {
             "database": lambda: check_database(state.engine),
-            "migrations": lambda: check_migrations(state.settings, state.engine),
+            "migrations": lambda: check_migrations(state.engine),
             "artifacts": lambda: check_artifacts(state.store),
             "broker": lambda: check_broker(state.sessions),
             "worker": lambda: check_worker(state.sessions, state.settings),

@@ -12,7 +12,7 @@ from registry.tables import Base
 def test_up_and_down_and_up_again(empty: Settings) -> None:
     config = alembic_config(empty)
     engine = create_engine(empty)
-    assert not is_at_head(empty, engine)
+    assert not is_at_head(engine)
     migrate(empty)
     command.check(config)
     assert set(Base.metadata.tables) < set(inspect(engine).get_table_names())
@@ -20,5 +20,5 @@ def test_up_and_down_and_up_again(empty: Settings) -> None:
     assert set(inspect(engine).get_table_names()) == {"alembic_version"}
     migrate(empty)
     migrate(empty)
-    assert is_at_head(empty, engine)
+    assert is_at_head(engine)
     engine.dispose()
