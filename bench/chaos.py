@@ -70,6 +70,13 @@ def service(
         settings = Settings(**fields)
         yield settings, _file_faults(settings)
         return
+    with _servers() as (urls, faults):
+        yield Settings(**fields, **urls), faults
+
+
+@contextmanager
+def _servers() -> Iterator[tuple[dict[str, str], dict[str, Callable[[], None]]]]:
+    """Postgres behind a proxy, and a broker: where they are, and what can go wrong with them."""
     port = free_port()
     with (
         postgres_that_restarts() as (direct, restart_database),
@@ -92,7 +99,7 @@ def service(
             "database silent for longer than a lease": silence,
             "broker forgets": restart_broker,
         }
-        yield Settings(**fields, database_url=url, broker_url=f"redis://127.0.0.1:{port}/0"), faults
+        yield {"database_url": url, "broker_url": f"redis://127.0.0.1:{port}/0"}, faults
 
 
 def _file_faults(settings: Settings) -> dict[str, Callable[[], None]]:
