@@ -6,6 +6,7 @@ is an answer that never came. P prompts, K tokens of the vocabulary each.
 
 import argparse
 import json
+import os
 import subprocess
 import sys
 import tempfile
@@ -142,6 +143,8 @@ def _onnxruntime(artifact: Path, prompts: list[list[int]]) -> Answer:
 
 
 def _vllm(artifact: Path, prompts: list[list[int]]) -> Answer:
+    # Otherwise it keeps a core for its scheduler, and where there is one only, the model has none.
+    os.environ.setdefault("VLLM_CPU_OMP_THREADS_BIND", "nobind")
     import vllm  # type: ignore[import-not-found]  # in an environment of its own
 
     brings_code = any(artifact.glob("configuration_*.py"))
