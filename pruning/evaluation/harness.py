@@ -1,6 +1,6 @@
 """Our model as lm-evaluation-harness sees it: the library asks, `log_likelihood` answers."""
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from itertools import islice
 from typing import Any
 
@@ -11,7 +11,7 @@ from lm_eval.utils import get_rolling_token_windows, make_disjoint_window
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from pruning.evaluation.log_likelihood import Request, Score, score_requests
-from pruning.evaluation.score_cache import ScoreCache
+from pruning.evaluation.score_cache import ScoreCache, cache_key
 from pruning.models.loss import Precision, autocast
 
 _MAX_NEW_TOKENS = 256
@@ -90,14 +90,13 @@ class HarnessModel(TemplateLM):  # type: ignore[misc]  # lm-eval ships no types
     def generate_until(self, requests: list[Instance], disable_tqdm: bool = True) -> list[str]:
         """Greedy continuations, each cut before the first of its stop strings."""
         del disable_tqdm
-        order = sorted(range(len(requests)), key=lambda i: -len(requests[i].args[0]))
-        answers: dict[int, str] = {}
-        for start in range(0, len(order), _GENERATE_TOGETHER):
-            part = order[start : start + _GENERATE_TOGETHER]
-            answers |= dict(
-                zip(part, self._generate([requests[i].args for i in part]), strict=True)
-            )
-        return [answers[index] for index in range(len(requests))]
+        asked = {_key_of_text(*request.args): request.args for request in requests}
+        missing = [key for key in asked if self.cache.get(key) is None]
+        missing.sort(key=lambda key: -len(asked[key][0]))
+        for part in _parts(missing):
+            answers = self._generate([asked[key] for key in part])
+            self.cache.add(dict(zip(part, answers, strict=True)))
+        return [self.cache.get(_key_of_text(*request.args)) for request in requests]
 
     def _loglikelihood_tokens(
         self, requests: list[tuple[tuple[str, str], list[int], list[int]]], **_: Any
@@ -107,11 +106,15 @@ class HarnessModel(TemplateLM):  # type: ignore[misc]  # lm-eval ships no types
 
     def _scores(self, requests: Sequence[Request]) -> list[Score]:
         """Scores in the order asked for; each different request is computed once, ever."""
-        missing = [r for r in dict.fromkeys(requests) if self.cache.get(r) is None]
-        for batch in score_requests(self.model, missing, precision=self.precision):
-            self.cache.add((missing[index], score) for index, score in batch)
-        found = [self.cache.get(request) for request in requests]
-        return [score for score in found if score is not None]
+        keys = [cache_key("score", one.context, one.continuation) for one in requests]
+        asked = dict(zip(keys, requests, strict=True))
+        missing = [key for key in asked if self.cache.get(key) is None]
+        wanted = [asked[key] for key in missing]
+        for batch in score_requests(self.model, wanted, precision=self.precision):
+            self.cache.add(
+                {missing[index]: [score.log_likelihood, score.is_greedy] for index, score in batch}
+            )
+        return [Score(*self.cache.get(key)) for key in keys]
 
     def _encode(self, texts: list[str], add_special_tokens: bool | None) -> list[list[int]]:
         if not texts:
@@ -175,6 +178,15 @@ class HarnessModel(TemplateLM):  # type: ignore[misc]  # lm-eval ships no types
             )
         texts = self.tokenizer.batch_decode(output_BT[:, width:], skip_special_tokens=True)
         return [_cut(text, stop) for text, stop in zip(texts, stops, strict=True)]
+
+
+def _key_of_text(context: str, settings: dict[str, Any]) -> str:
+    return cache_key("text", context, sorted(settings.items()))
+
+
+def _parts(keys: list[str]) -> Iterator[list[str]]:
+    for start in range(0, len(keys), _GENERATE_TOGETHER):
+        yield keys[start : start + _GENERATE_TOGETHER]
 
 
 def _move_blanks(context: str, continuation: str) -> tuple[str, str]:

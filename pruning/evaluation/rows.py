@@ -5,6 +5,7 @@ choice    query, choices, gold               " " + each choice after the prompt
 letters   the same                           " A", " B", … after the prompt that lists the choices
 partial   query with one "_", choices, gold  what follows the "_", after each choice in its place
 lastword  context, target                    " " + target after the prompt
+answer    target                             what is written after the prompt, up to a line's end
 """
 
 import json
@@ -27,19 +28,24 @@ PRIMARY_METRICS: Mapping[RowKind, str] = {
     "letters": "acc",
     "partial": "acc",
     "lastword": "acc",
+    "answer": "exact_match",
 }
 _FIELDS: Mapping[RowKind, tuple[str, ...]] = {
     "choice": ("query", "choices", "gold"),
     "letters": ("query", "choices", "gold"),
     "partial": ("query", "choices", "gold"),
     "lastword": ("context", "target"),
+    "answer": ("target",),
 }
 _METRICS: Mapping[RowKind, tuple[str, ...]] = {
     "choice": ("acc", "acc_norm"),
     "letters": ("acc",),
     "partial": ("acc",),
     "lastword": ("acc", "perplexity"),
+    "answer": ("exact_match",),
 }
+_ANSWER_TOKENS = 64
+_OUTPUT_TYPES: Mapping[RowKind, str] = {"lastword": "loglikelihood", "answer": "generate_until"}
 _HOLE = "_"
 _PARAM = "evaluation.suites"
 
@@ -80,7 +86,7 @@ def build_task(suite: RowsSuite) -> ConfigurableTask:
             name: datasets.Dataset.from_list(part) for name, part in splits.items()
         },
         "test_split": "test",
-        "output_type": "loglikelihood" if suite.rows == "lastword" else "multiple_choice",
+        "output_type": _OUTPUT_TYPES.get(suite.rows, "multiple_choice"),
         "metric_list": [_metric(name) for name in _METRICS[suite.rows]],
         "num_fewshot": suite.num_fewshot,
         **_prompting(suite),
@@ -133,7 +139,7 @@ def _checked(line: str, suite: RowsSuite, where: str) -> Row:
 
 
 def _check_choices(row: Row, kind: RowKind) -> None:
-    if kind == "lastword":
+    if kind in _OUTPUT_TYPES:
         return
     choices, gold = row["choices"], row["gold"]
     if not (isinstance(choices, list) and len(choices) > 1 and all(choices)):
@@ -156,11 +162,29 @@ def _prompting(suite: RowsSuite) -> dict[str, Any]:
     """How the harness makes requests of a row: context, continuations, and which one is right."""
     if suite.rows == "lastword":
         return {"doc_to_text": _prompt, "doc_to_target": lambda row: f" {row['target']}"}
+    if suite.rows == "answer":
+        return {
+            "doc_to_text": _prompt,
+            "doc_to_target": lambda row: str(row["target"]).strip(),
+            "generation_kwargs": {
+                "until": ["\n"],
+                "max_gen_toks": _ANSWER_TOKENS,
+                "do_sample": False,
+            },
+            "filter_list": [{"name": "none", "filter": [_STRIP, {"function": "take_first"}]}],
+        }
     if suite.rows == "partial":
         # For the harness, a context that is a number means: the choices are contexts.
         return {"doc_to_text": _gold, "doc_to_target": _after_hole, "doc_to_choice": _filled_holes}
     choices = _letters if suite.rows == "letters" else _choices
     return {"doc_to_text": _prompt, "doc_to_target": _gold, "doc_to_choice": choices}
+
+
+def _stripped(answers: Sequence[Sequence[str]], _rows: object) -> list[list[str]]:
+    return [[answer.strip() for answer in of_row] for of_row in answers]
+
+
+_STRIP = {"function": "custom", "filter_fn": _stripped}
 
 
 def _prompt(row: Row) -> str:

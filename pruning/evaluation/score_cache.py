@@ -1,15 +1,13 @@
-"""Scores of one model kept on disk as they come, so that an interrupted evaluation goes on."""
+"""What was found of a model, kept on disk as it comes: an interrupted evaluation goes on."""
 
 import hashlib
 import json
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from pathlib import Path
+from typing import Any
 
-import numpy as np
 import torch
 from transformers import PreTrainedModel
-
-from pruning.evaluation.log_likelihood import Request, Score
 
 _FINGERPRINT_CHARACTERS = 32
 
@@ -24,44 +22,41 @@ def model_fingerprint(model: PreTrainedModel) -> str:
     return digest.hexdigest()[:_FINGERPRINT_CHARACTERS]
 
 
+def cache_key(kind: str, *asked: Any) -> str:
+    """A digest of what was asked, of plain values, as a key."""
+    return hashlib.blake2b(repr((kind, asked)).encode(), digest_size=16).hexdigest()
+
+
 class ScoreCache:
-    """Appends each batch's scores to a JSON Lines file and knows those of earlier runs.
+    """Appends what was found, as JSON by key, to a file of lines and knows that of earlier runs.
 
     A line that a kill cut short is dropped.
     """
 
     def __init__(self, path: Path | None) -> None:
         self._path = path
-        self._scores: dict[str, Score] = {}
+        self._found: dict[str, Any] = {}
         if path is not None and path.is_file():
-            self._scores = dict(_read(path))
+            self._found = dict(_read(path))
 
-    def get(self, request: Request) -> Score | None:
-        """What was stored of this request, or None."""
-        return self._scores.get(_key(request))
+    def get(self, key: str) -> Any:
+        """What was stored under a key, or None."""
+        return self._found.get(key)
 
-    def add(self, scored: Iterable[tuple[Request, Score]]) -> None:
+    def add(self, found: Mapping[str, Any]) -> None:
         """Keep a batch."""
-        found = {_key(request): score for request, score in scored}
-        self._scores.update(found)
+        self._found.update(found)
         if self._path is None:
             return
         self._path.parent.mkdir(parents=True, exist_ok=True)
         with self._path.open("a", encoding="utf-8") as file:
-            for key, score in found.items():
-                file.write(json.dumps([key, score.log_likelihood, score.is_greedy]) + "\n")
+            file.writelines(json.dumps([key, value]) + "\n" for key, value in found.items())
 
 
-def _key(request: Request) -> str:
-    lengths = np.array([len(request.context), len(request.continuation)], dtype=np.int64)
-    ids = np.array([*request.context, *request.continuation], dtype=np.int64)
-    return hashlib.blake2b(lengths.tobytes() + ids.tobytes(), digest_size=16).hexdigest()
-
-
-def _read(path: Path) -> Iterable[tuple[str, Score]]:
+def _read(path: Path) -> Iterable[tuple[str, Any]]:
     for line in path.read_text(encoding="utf-8").splitlines():
         try:
-            key, log_likelihood, is_greedy = json.loads(line)
+            key, value = json.loads(line)
         except ValueError:
             continue
-        yield key, Score(float(log_likelihood), bool(is_greedy))
+        yield key, value

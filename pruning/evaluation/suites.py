@@ -5,6 +5,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from types import ModuleType
+from typing import Any
 
 import numpy as np
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
@@ -12,8 +13,8 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 from pruning.data.sources import ReadReport, read_documents
 from pruning.data.tokens import Tokens, token_dtype
 from pruning.errors import InvalidData, InvalidRecipe
-from pruning.evaluation.perplexity import evaluate_perplexity
-from pruning.evaluation.score_cache import ScoreCache, model_fingerprint
+from pruning.evaluation.perplexity import Perplexity, evaluate_perplexity
+from pruning.evaluation.score_cache import ScoreCache, cache_key, model_fingerprint
 from pruning.models.loss import Precision
 from pruning.recipe_parts.data import PathData
 from pruning.recipe_parts.evaluation import Evaluation, HarnessSuite, PerplexitySuite, RowsSuite
@@ -51,13 +52,14 @@ def run_suites(
         InvalidData: a text or rows cannot be read, or a task is unknown.
         InvalidRecipe: there are tasks, and lm-eval is not installed.
     """
+    if not evaluation.suites:
+        return
+    cache = ScoreCache(directory / f"{model_fingerprint(model)}-{evaluation.precision}.jsonl")
     for suite in evaluation.suites:
         if isinstance(suite, PerplexitySuite):
-            yield from _perplexities(model, tokenizer, suite, evaluation.precision)
+            yield from _perplexities(model, tokenizer, suite, evaluation.precision, cache)
     tasks = [suite for suite in evaluation.suites if not isinstance(suite, PerplexitySuite)]
     if tasks:
-        name = f"{model_fingerprint(model)}-{evaluation.precision}.jsonl"
-        cache = ScoreCache(directory / name)
         yield from _task_scores(model, tokenizer, tasks, evaluation, cache)
 
 
@@ -117,34 +119,46 @@ def _perplexities(
     tokenizer: PreTrainedTokenizerBase,
     suite: PerplexitySuite,
     precision: Precision,
+    cache: ScoreCache,
 ) -> Iterator[SuiteScore]:
     text = read_text(suite)
     tokens = encode_text(tokenizer, text)[: suite.max_tokens]
+    if len(tokens) < 2:
+        raise InvalidData(f"suite {suite.name}: the text is empty", param=_PARAM)
     fingerprint = hashlib.sha256(text.encode("utf-8", "surrogatepass")).hexdigest()
+    vocabulary = tokenizer_fingerprint(tokenizer)
     for length in suite.context_lengths:
-        if len(tokens) < 2:
-            raise InvalidData(f"suite {suite.name}: the text is empty", param=_PARAM)
-        found = evaluate_perplexity(
-            model,
-            [tokens],
-            context_length=length,
-            precision=precision,
-            data_fingerprint=fingerprint,
-        )
+        key = cache_key("perplexity", fingerprint, vocabulary, len(tokens), length, suite.join)
+        if cache.get(key) is None:
+            found = evaluate_perplexity(
+                model,
+                [tokens],
+                context_length=length,
+                precision=precision,
+                data_fingerprint=fingerprint,
+            )
+            cache.add({key: _kept(found, join=suite.join, tokenizer=vocabulary)})
+        kept = cache.get(key)
         yield SuiteScore(
             suite=suite.name,
             metric=f"perplexity.{length}",
-            value=found.value,
-            stderr=found.stderr,
-            num_samples=found.num_windows,
-            rows=found.window_losses,
-            protocol={
-                **found.protocol,
-                "join": suite.join,
-                "special_tokens": False,
-                "tokenizer": tokenizer_fingerprint(tokenizer),
-            },
+            **{**kept, "rows": tuple(kept["rows"])},
         )
+
+
+def _kept(found: Perplexity, *, join: str, tokenizer: str) -> dict[str, Any]:
+    return {
+        "value": found.value,
+        "stderr": found.stderr,
+        "num_samples": found.num_windows,
+        "rows": found.window_losses,
+        "protocol": {
+            **found.protocol,
+            "join": join,
+            "special_tokens": False,
+            "tokenizer": tokenizer,
+        },
+    }
 
 
 def read_text(suite: PerplexitySuite) -> str:

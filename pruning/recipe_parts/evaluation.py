@@ -49,7 +49,7 @@ class HarnessSuite(Part):
         return self.task
 
 
-RowKind = Literal["choice", "letters", "partial", "lastword"]
+RowKind = Literal["choice", "letters", "partial", "lastword", "answer"]
 _PROMPT_FIELD = re.compile(r"\w+(\[\d+\])?")
 
 

@@ -59,6 +59,21 @@ def test_perplexity_of_a_text_at_several_lengths(
     assert short.protocol["context_length"] == 16
 
 
+def test_a_perplexity_that_was_measured_is_not_measured_again(
+    tmp_path: Path,
+    tiny_llama: PreTrainedModel,
+    tiny_tokenizer: PreTrainedTokenizerFast,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    path = tmp_path / "held.txt"
+    path.write_text(TEXT)
+    suite = {"kind": "perplexity", "name": "held", "source": str(path), "context_lengths": [16]}
+    first = measure(tiny_llama, tiny_tokenizer, tmp_path, suite)
+    monkeypatch.setattr(tiny_llama, "forward", None)
+    monkeypatch.setattr(tiny_llama.base_model, "forward", None)
+    assert measure(tiny_llama, tiny_tokenizer, tmp_path, suite) == first
+
+
 def test_wikitext_is_joined_as_the_papers_do() -> None:
     text = " \n = Title = \n \n Words . \n"
     assert join_wikitext(text) == "\n\n = Title = \n\n\n\n\n Words . \n"

@@ -33,12 +33,14 @@ ROWS: dict[str, list[dict[str, Any]]] = {
         {"context": "A smaller tree keeps what the large one", "target": "knew"},
         {"context": "The gardener prunes the espalier each", "target": "winter"},
     ],
+    "answer": [{"query": q, "target": c[g]} for q, c, g in QUESTIONS],
 }
 PROMPTS = {
     "choice": "Question: {query}\nAnswer:",
     "letters": "{query}\nA. {choices[0]}\nB. {choices[1]}\nC. {choices[2]}\nAnswer:",
     "partial": "",
     "lastword": "{context} ",
+    "answer": "Question: {query}\nAnswer:",
 }
 
 
@@ -66,7 +68,10 @@ def test_rows_are_scored_as_the_harness_scores_them(
             result["results"][kind],
             [response[0][0] for sample in result["samples"][kind] for response in sample["resps"]],
         )
-    np.testing.assert_allclose(found["ours"][1], found["theirs"][1], atol=1e-3)
+    if kind == "answer":
+        assert found["ours"][1] == found["theirs"][1]
+    else:
+        np.testing.assert_allclose(found["ours"][1], found["theirs"][1], atol=1e-3)
     metrics = [key for key in found["ours"][0] if key.endswith(",none") and "stderr" not in key]
     assert metrics
     for metric in metrics:
@@ -121,10 +126,11 @@ def test_an_unknown_task_is_refused_before_anything_runs() -> None:
         load_tasks([HarnessSuite(task="arc_hardest")])
 
 
+@pytest.mark.parametrize("kind", ["choice", "answer"])
 def test_what_was_scored_is_not_computed_again(
-    tmp_path: Path, tiny_llama: PreTrainedModel, tiny_tokenizer: PreTrainedTokenizerFast
+    kind: str, tmp_path: Path, tiny_llama: PreTrainedModel, tiny_tokenizer: PreTrainedTokenizerFast
 ) -> None:
-    task = {"choice": build_task(make_suite(tmp_path, "choice"))}
+    task = {kind: build_task(make_suite(tmp_path, kind))}
     path = tmp_path / "scores.jsonl"
 
     def run() -> list[float]:
@@ -138,7 +144,7 @@ def test_what_was_scored_is_not_computed_again(
     lines = path.read_text()
     with path.open("a") as file:
         file.write('["cut short')
-    task = {"choice": build_task(make_suite(tmp_path, "choice"))}
+    task = {kind: build_task(make_suite(tmp_path, kind))}
     assert run() == first
     assert path.read_text().removesuffix('["cut short') == lines
 
@@ -158,6 +164,21 @@ def test_greedy_generation_ends_at_its_stop_string(
     middle = whole[len(whole) // 2]
     (cut,) = lm._generate([("The gardener", {"max_gen_toks": 8, "until": [middle]})])
     assert cut == whole.split(middle)[0]
+
+
+def test_an_answer_is_right_when_greedy_decoding_writes_it(
+    tmp_path: Path, tiny_llama: PreTrainedModel, tiny_tokenizer: PreTrainedTokenizerFast
+) -> None:
+    lm = HarnessModel(tiny_llama, tiny_tokenizer, precision="float32", cache=ScoreCache(None))
+    suite = make_suite(tmp_path, "answer")
+    prompts = [suite.prompt.format(**row) for row in ROWS["answer"]]
+    written = lm._generate([(one, {"max_gen_toks": 64, "until": ["\n"]}) for one in prompts])
+    rows = [{**row, "target": text} for row, text in zip(ROWS["answer"], written, strict=True)]
+    rows[0]["target"] += " and more"
+    (tmp_path / "answer.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    scores = score_rows(tiny_llama, tiny_tokenizer, [suite])
+    assert scores["answer"].rows is not None
+    assert scores["answer"].rows.tolist() == [0, 1, 1, 1]
 
 
 def test_a_text_without_context_follows_the_beginning_of_text(
