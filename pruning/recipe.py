@@ -93,6 +93,37 @@ class Recipe(Part):
         return self
 
     @model_validator(mode="after")
+    def _conversations_stay_whole(self) -> Self:
+        chats = [name for name, source in self.sources() if getattr(source, "messages_field", None)]
+        if chats and self.recovery.separate_documents:
+            raise ValueError(
+                f"{chats[0]} has conversations, in which every turn may end as documents do: "
+                "recovery.separate_documents must be false"
+            )
+        if suites := [name for name in chats if name.startswith("evaluation")]:
+            raise ValueError(f"{suites[0]} takes text, not messages_field")
+        return self
+
+    @model_validator(mode="after")
+    def _one_credential(self) -> Self:
+        if len(found := {credential for _, credential in self._credentials()}) > 1:
+            raise ValueError(
+                f"a run goes by one credential, got {' and '.join(sorted(found))}: store a token "
+                "that opens the model and all data"
+            )
+        return self
+
+    @property
+    def credential(self) -> tuple[str, str] | None:
+        """The stored credential that opens its model and texts, after a field that names it."""
+        return next(self._credentials(), None)
+
+    def _credentials(self) -> Iterator[tuple[str, str]]:
+        for name, source in (("model", self.model), *self.sources()):
+            if (credential := getattr(source, "credential", None)) is not None:
+                yield f"{name}.credential", credential
+
+    @model_validator(mode="after")
     def _spread_over_one_kind(self) -> Self:
         if self.gpus is not None and self.processes > 1:
             raise ValueError("give gpus or processes, not both: a run is spread over one of them")

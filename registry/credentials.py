@@ -16,7 +16,6 @@ from sqlalchemy import select
 from sqlalchemy.orm import Session
 
 from pruning.recipe import Recipe
-from pruning.recipe_parts.model import HubModel
 from registry.db import database_now
 from registry.errors import CredentialNotUsable, NotFound
 from registry.ids import new_id
@@ -76,28 +75,36 @@ def delete(session: Session, row: Credential) -> None:
 
 
 def of_recipe(session: Session, tenant_id: str, recipe: Recipe, master: bytes) -> str | None:
-    """The secret that a recipe's model is fetched with, or None when it names none.
+    """The secret that a recipe's model and data are fetched with, or None when it names none.
 
     Raises:
         CredentialNotUsable: it names one that the tenant does not have, or that cannot be opened.
     """
-    model = recipe.model
-    if not isinstance(model, HubModel) or model.credential is None:
+    if recipe.credential is None:
         return None
+    return reveal(session, tenant_id, *recipe.credential, master)
+
+
+def reveal(session: Session, tenant_id: str, param: str, credential_id: str, master: bytes) -> str:
+    """The secret of a credential that the field `param` names.
+
+    Raises:
+        CredentialNotUsable: the tenant does not have it, or it cannot be opened.
+    """
     try:
-        return _reveal(get(session, tenant_id, model.credential), master)
+        return _reveal(get(session, tenant_id, credential_id), master, param)
     except NotFound as error:
-        raise CredentialNotUsable(f"model.credential: {error.message}") from error
+        raise CredentialNotUsable(f"{param}: {error.message}", param=param) from error
 
 
-def _reveal(row: Credential, master: bytes) -> str:
+def _reveal(row: Credential, master: bytes, param: str) -> str:
     content = base64.b64decode(row.sealed)
     nonce, sealed = content[:_NONCE_BYTES], content[_NONCE_BYTES:]
     try:
         return _cipher(master).decrypt(nonce, sealed, _bound_to(row)).decode()
     except InvalidTag as error:
-        message = f"model.credential: {row.id} was sealed under another installation secret"
-        raise CredentialNotUsable(message) from error
+        message = f"{param}: {row.id} was sealed under another installation secret"
+        raise CredentialNotUsable(message, param=param) from error
 
 
 def _cipher(master: bytes) -> AESGCM:

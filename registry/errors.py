@@ -118,7 +118,10 @@ class CredentialNotUsable(RegistryError):
     """Names the recipe field that refers to the credential."""
 
     code = "credential_not_usable"
-    param = "model.credential"
+
+    def __init__(self, message: str, *, param: str) -> None:
+        super().__init__(message)
+        self.param = param
 
 
 class ChecksumMismatch(RegistryError):

@@ -30,7 +30,7 @@ def create_credential(
     session: WriteSession,
     settings: SettingsDep,
 ) -> Response:
-    """Keep a secret for jobs to name as `model.credential`; it is never shown again."""
+    """Keep a secret for the `credential` of a model or of data; it is never shown again."""
     wanted = body.value
     row = credentials.create(
         session,

@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 
 from pruning.data.corpus import DomainTokens
+from pruning.data.tokens import token_ids
 from pruning.errors import InvalidData
 from pruning.recipe_parts.method import Calibration
 
@@ -26,6 +27,8 @@ def calibration_batches(
     part: int = 0,
 ) -> list[Tensor]:
     """`num_samples` windows in batches `ids_BT`, drawn by seed, increment and part of it alone.
+
+    Of conversations every token counts, whoever says it.
 
     Raises:
         InvalidData: no domain holds one window.
@@ -44,5 +47,5 @@ def calibration_batches(
     for index in chosen:
         tokens = usable[index].train
         start = int(generator.integers(len(tokens) - length + 1))
-        windows.append(tokens[start : start + length].astype(np.int64))
+        windows.append(token_ids(tokens[start : start + length]))
     return list(torch.split(torch.from_numpy(np.stack(windows)), calibration.batch_size))

@@ -1,16 +1,24 @@
 """The corpus of a run: each domain tokenised into memory-mapped files, with its held-out part."""
 
 import hashlib
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from itertools import islice, takewhile
 from pathlib import Path
 
 from transformers import PreTrainedTokenizerFast
 
+from pruning.data.chat import Chat, ChatTemplate
 from pruning.data.cleaning import Cleaner, CleaningReport, RunsOfWords
 from pruning.data.held_out import content_hash, split_held_out
-from pruning.data.sources import NamedSource, ReadReport, expand_domains, read_documents
+from pruning.data.sources import (
+    NamedSource,
+    ReadReport,
+    Render,
+    as_plain_text,
+    expand_domains,
+    read_documents,
+)
 from pruning.data.tokens import Tokens, TokenWriter
 from pruning.errors import InvalidData
 from pruning.recipe_parts.data import Data, DataSource
@@ -19,9 +27,20 @@ _BATCH_DOCUMENTS = 256
 _BATCH_CHARACTERS = 1_000_000
 
 
+Progress = Callable[[int, int], None]
+"""Hears of the documents and tokens read so far."""
+
+
+def say_nothing(_num_documents: int, _num_tokens: int) -> None:
+    """Where nobody wants to hear of it."""
+
+
 @dataclass(frozen=True, kw_only=True)
 class DomainTokens:
-    """One domain's tokens; every document is closed by the end-of-sequence token."""
+    """One domain's tokens; every document is closed by the end-of-sequence token.
+
+    Of conversations only what the assistant says is learned: see `pruning.data.tokens`.
+    """
 
     name: str
     weight: float
@@ -70,18 +89,20 @@ def build_corpus(
     *,
     max_train_tokens: int | None = None,
     evaluations: RunsOfWords | None = None,
+    progress: Progress = say_nothing,
 ) -> Corpus:
     """Read, clean, split and tokenise the recipe's text into `directory`.
 
     Each domain is read until it holds `max_train_tokens` (as much as the run trains on in all)
     and its share of `data.max_held_out_tokens`; documents of an explicit evaluation text are
-    never trained on, nor are those that share words with `evaluations`.
+    never trained on, nor are those that share words with `evaluations`. `progress` hears of every
+    batch of documents.
 
     Raises:
         InvalidData: a source cannot be read, is malformed, or no text is left on one side.
     """
     directory.mkdir(parents=True, exist_ok=True)
-    tokenize = _Tokenize(tokenizer)
+    tokenize = _Tokenize(tokenizer, progress)
     evaluation = _read_evaluation(data, tokenize, directory)
     sources = expand_domains(data.train)
     limits = _Limits(
@@ -125,22 +146,58 @@ def build_corpus(
 class _Tokenize:
     """Documents to token ids in batches, through the fast tokenizer's own threads."""
 
-    def __init__(self, tokenizer: PreTrainedTokenizerFast) -> None:
+    def __init__(self, tokenizer: PreTrainedTokenizerFast, progress: Progress) -> None:
         if tokenizer.eos_token_id is None:
             raise InvalidData("the tokenizer has no end-of-sequence token", param="model")
         self._tokenizer = tokenizer
+        self._backend = tokenizer.backend_tokenizer
+        self._backend.no_truncation()
+        self._backend.no_padding()
+        self._progress = progress
+        self._num_documents = self._num_tokens = 0
         self.eos_token_id = int(tokenizer.eos_token_id)
         self.vocab_size = len(tokenizer)
 
     def __call__(self, documents: list[str]) -> list[list[int]]:
-        encoded = self._tokenizer(
-            documents, add_special_tokens=False, return_attention_mask=False, verbose=False
-        )
-        ids: list[list[int]] = encoded["input_ids"]
+        ids = self._encode(documents)
+        self._num_documents += len(documents)
+        self._num_tokens += sum(map(len, ids))
+        self._progress(self._num_documents, self._num_tokens)
         return ids
 
-    def writer(self, path: Path) -> TokenWriter:
-        return TokenWriter(path, vocab_size=self.vocab_size, eos_token_id=self.eos_token_id)
+    def _encode(self, documents: list[str]) -> list[list[int]]:
+        if not any(isinstance(document, Chat) for document in documents):
+            # Without offsets, which only conversations need, the library is faster.
+            found = self._backend.encode_batch_fast(documents, add_special_tokens=False)
+            return [encoded.ids for encoded in found]
+        found = self._backend.encode_batch(documents, add_special_tokens=False)
+        return [
+            _only_read(document, encoded.ids, encoded.offsets)
+            for document, encoded in zip(documents, found, strict=True)
+        ]
+
+    def render_for(self, source: DataSource) -> Render:
+        """How the conversations of a source become text."""
+        return ChatTemplate(self._tokenizer).render if _has_chats(source) else as_plain_text
+
+    def writer(self, path: Path, source: DataSource) -> TokenWriter:
+        return TokenWriter(
+            path,
+            vocab_size=self.vocab_size,
+            eos_token_id=self.eos_token_id,
+            chats=_has_chats(source),
+        )
+
+
+def _has_chats(source: DataSource) -> bool:
+    return getattr(source, "messages_field", None) is not None
+
+
+def _only_read(chat: str, ids: list[int], offsets: list[tuple[int, int]]) -> list[int]:
+    """Ids of a conversation, those that the assistant does not say as their complements."""
+    assert isinstance(chat, Chat), "a source has conversations or texts"
+    spoken = chat.is_spoken(offsets)
+    return [token if said else ~token for token, said in zip(ids, spoken, strict=True)]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -157,12 +214,13 @@ def _read_evaluation(data: Data, tokenize: _Tokenize, directory: Path) -> _Evalu
     hashes: set[int] = set()
     digest = hashlib.sha256()
     report = ReadReport()
-    with tokenize.writer(directory / "evaluation.bin") as writer:
-        for document in read_documents(source, report):
+    render = tokenize.render_for(source)
+    with tokenize.writer(directory / "evaluation.bin", source) as writer:
+        for document in read_documents(source, report, render=render):
             if writer.num_tokens >= data.max_held_out_tokens:
                 break
             hashes.add(content_hash(document))
-            digest.update(content_hash(document).to_bytes(8, "big"))
+            digest.update(_identity(document))
             writer.append(tokenize([document])[0])
     report.check("evaluation")
     return _Evaluation(tokens=writer.read(), hashes=frozenset(hashes), digest=digest.hexdigest())
@@ -180,12 +238,13 @@ def _read_domain(
 ) -> _Read:
     report, cleaning = ReadReport(), CleaningReport()
     digest = hashlib.sha256()
-    read = islice(read_documents(source.source, report), source.max_documents)
+    render = tokenize.render_for(source.source)
+    read = islice(read_documents(source.source, report, render=render), source.max_documents)
     documents = cleaner.keep(read, cleaning)
     max_train_tokens = min(limits.train_tokens, source.max_tokens or float("inf"))
     with (
-        tokenize.writer(stem.with_suffix(".train.bin")) as train,
-        tokenize.writer(stem.with_suffix(".held_out.bin")) as held_out,
+        tokenize.writer(stem.with_suffix(".train.bin"), source.source) as train,
+        tokenize.writer(stem.with_suffix(".held_out.bin"), source.source) as held_out,
     ):
         wanted = takewhile(
             lambda _: (
@@ -200,7 +259,7 @@ def _read_domain(
                 limit = limits.held_out_tokens if is_held_out else max_train_tokens
                 writer = held_out if is_held_out else train
                 if writer.num_tokens < limit:
-                    digest.update(content_hash(document).to_bytes(8, "big"))
+                    digest.update(_identity(document))
                     writer.append(ids)
     report.check(source.name)
     return _Read(
@@ -211,6 +270,12 @@ def _read_domain(
         report=report,
         cleaning=cleaning,
     )
+
+
+def _identity(document: str) -> bytes:
+    """What is learned of a document depends on."""
+    spoken = repr(document.spoken).encode() if isinstance(document, Chat) else b""
+    return content_hash(document).to_bytes(8, "big") + spoken
 
 
 def _split(documents: Iterable[str], fraction: float) -> Iterator[tuple[str, bool]]:

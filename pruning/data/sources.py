@@ -1,4 +1,4 @@
-"""Text from wherever a recipe says it lies, as a stream of documents.
+"""Text from wherever a recipe says it lies, as a stream of documents; a conversation is one.
 
 `.txt` (blank-line blocks, gathered to pages), `.jsonl`, `.parquet`, the first two also as `.gz` or
 `.zst`; a directory holds one domain per file; a hub dataset is streamed.
@@ -7,7 +7,7 @@
 import gzip
 import io
 import json
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import IO, Any, cast
@@ -15,7 +15,15 @@ from typing import IO, Any, cast
 import zstandard
 
 from pruning.errors import InvalidData
-from pruning.recipe_parts.data import DataSource, Domain, HubData, InlineData, PathData, UploadData
+from pruning.recipe_parts.data import (
+    CheckpointData,
+    DataSource,
+    Domain,
+    HubData,
+    InlineData,
+    PathData,
+    UploadData,
+)
 
 _COMPRESSIONS = (".gz", ".zst")
 _FORMATS = (".txt", ".md", ".jsonl", ".parquet")
@@ -25,6 +33,9 @@ _PAGE_CHARACTERS = 4096
 
 _MAX_PAGE_CHARACTERS = 1 << 20
 """Longer text without a blank line is cut at a line, or it would be held whole."""
+
+Render = Callable[[Sequence[Mapping[str, Any]]], str]
+"""How a conversation becomes a document."""
 
 _MAX_EXAMPLES = 3
 _MALFORMED_ALLOWANCE = 10
@@ -126,8 +137,22 @@ def _stem(path: Path) -> str:
     return path.with_suffix("").stem if path.suffix in _COMPRESSIONS else path.stem
 
 
-def read_documents(source: DataSource, report: ReadReport) -> Iterator[str]:
+def as_plain_text(messages: Sequence[Mapping[str, Any]]) -> str:
+    """A conversation for a person to read, or to compare its words."""
+    return "\n".join(f"{message['role']}: {message['content']}" for message in messages)
+
+
+def read_documents(
+    source: DataSource,
+    report: ReadReport,
+    *,
+    render: Render = as_plain_text,
+    hub_token: str | None = None,
+) -> Iterator[str]:
     """The non-empty documents of one source, streamed; unusable rows are counted in `report`.
+
+    Conversations become text by `render`, which raises ValueError for one that it cannot take.
+    Gated datasets open by `hub_token`, or by that of this process's environment.
 
     Raises:
         InvalidData: the source is missing, of unknown format, or has no such text field.
@@ -135,11 +160,13 @@ def read_documents(source: DataSource, report: ReadReport) -> Iterator[str]:
     if isinstance(source, InlineData):
         documents = _read_inline(source, report)
     elif isinstance(source, HubData):
-        documents = _texts(_hub_rows(source), source.text_field, report)
+        documents = _documents(_hub_rows(source, hub_token), source, report, render)
     elif isinstance(source, UploadData):
         raise InvalidData(f"{source.file}: only a worker can fetch uploads", param="data.train")
+    elif isinstance(source, CheckpointData):
+        raise InvalidData(f"{source.id}: only the service knows its text", param="data.train")
     else:
-        documents = _read_path(source, report)
+        documents = _read_path(source, report, render)
     return (document for document in documents if document.strip())
 
 
@@ -149,7 +176,7 @@ def _read_inline(source: InlineData, report: ReadReport) -> Iterator[str]:
         yield document
 
 
-def _hub_rows(source: HubData) -> Iterator[object]:
+def _hub_rows(source: HubData, token: str | None) -> Iterator[object]:
     # Imported here: opening `datasets` takes seconds that local text need not wait for.
     import datasets
 
@@ -160,30 +187,32 @@ def _hub_rows(source: HubData) -> Iterator[object]:
             split=source.split,
             revision=source.revision,
             streaming=True,
+            token=token,
         )
     except (datasets.exceptions.DatasetNotFoundError, ValueError, FileNotFoundError) as error:
         raise InvalidData(f"dataset {source.id}: {error}", param="data.train") from error
     yield from rows
 
 
-def _read_path(source: PathData, report: ReadReport) -> Iterator[str]:
+def _read_path(source: PathData, report: ReadReport, render: Render) -> Iterator[str]:
     path = Path(source.path)
     if not path.is_file():
         raise InvalidData(f"{path}: no such file or directory", param="data.train")
     try:
-        yield from _read_file(path, source, report)
+        yield from _read_file(path, source, report, render)
     except (OSError, EOFError, zstandard.ZstdError, ValueError) as error:
         raise InvalidData(f"{path}: cannot be read: {error}", param="data.train") from error
 
 
-def _read_file(path: Path, source: PathData, report: ReadReport) -> Iterator[str]:
+def _read_file(path: Path, source: PathData, report: ReadReport, render: Render) -> Iterator[str]:
     match _format_of(path):
         case ".txt" | ".md":
             yield from _pages(path, report)
         case ".jsonl":
-            yield from _texts(_json_rows(path, report), source.text_field, report)
+            yield from _documents(_json_rows(path, report), source, report, render)
         case ".parquet":
-            yield from _texts(_parquet_rows(path, source.text_field), source.text_field, report)
+            rows = _parquet_rows(path, source)
+            yield from _documents(rows, source, report, render)
         case _:
             raise InvalidData(
                 f"{path}: unknown format",
@@ -235,20 +264,60 @@ def _json_rows(path: Path, report: ReadReport) -> Iterator[object]:
                 report.malformed(f"not JSON: {error}")
 
 
-def _parquet_rows(path: Path, text_field: str) -> Iterator[object]:
+def _parquet_rows(path: Path, source: PathData) -> Iterator[object]:
     # Imported here for the same reason as `datasets`.
     import pyarrow.parquet  # type: ignore[import-untyped]  # ships no stubs
 
     with pyarrow.parquet.ParquetFile(path) as table:
         names: list[str] = table.schema_arrow.names
-        if text_field not in names:
+        field_name = source.messages_field or source.text_field
+        if field_name not in names:
             raise InvalidData(
-                f"{path}: no column {text_field!r}",
+                f"{path}: no column {field_name!r}",
                 param="data.train",
-                hint=f"Columns: {', '.join(names)}; set text_field.",
+                hint=f"Columns: {', '.join(names)}; set text_field or messages_field.",
             )
-        for batch in table.iter_batches(batch_size=256, columns=[text_field]):
+        for batch in table.iter_batches(batch_size=256, columns=[field_name]):
             yield from batch.to_pylist()
+
+
+def _documents(
+    rows: Iterator[object], source: HubData | PathData, report: ReadReport, render: Render
+) -> Iterator[str]:
+    if source.messages_field is None:
+        return _texts(rows, source.text_field, report)
+    return _chats(rows, source.messages_field, report, render)
+
+
+def _chats(
+    rows: Iterator[object], messages_field: str, report: ReadReport, render: Render
+) -> Iterator[str]:
+    for row in rows:
+        report.num_rows += 1
+        try:
+            messages = row.get(messages_field) if isinstance(row, dict) else row
+            document = render(_checked(messages))
+        except ValueError as error:
+            report.malformed(f"{messages_field}: {error}")
+            continue
+        yield document
+
+
+def _checked(messages: object) -> list[dict[str, Any]]:
+    """Messages as every chat template takes them.
+
+    Raises:
+        ValueError: naming the message that is none.
+    """
+    if not isinstance(messages, list) or not messages:
+        raise ValueError(f"not a list of messages but {type(messages).__name__}")
+    for index, message in enumerate(messages):
+        said = (
+            [message.get(key) for key in ("role", "content")] if isinstance(message, dict) else []
+        )
+        if not said or not all(isinstance(part, str) for part in said):
+            raise ValueError(f"message {index} has no role and content that are texts")
+    return messages
 
 
 def _texts(rows: Iterator[object], text_field: str, report: ReadReport) -> Iterator[str]:

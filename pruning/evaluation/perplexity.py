@@ -42,8 +42,8 @@ def evaluate_perplexity(
 ) -> Perplexity:
     """Perplexity over windows of `context_length` tokens that do not overlap.
 
-    A window's first token is not predicted; a stream's last, shorter window counts only where it
-    has no other.
+    A window's first token is not predicted, nor is what is only read; a stream's last, shorter
+    window counts only where it has no other.
     """
     streams = [list(_windows(tokens, context_length)) for tokens in held_out]
     windows = [window for stream in streams for window in stream]
@@ -69,10 +69,16 @@ def evaluate_perplexity(
 
 def _windows(tokens: Tokens, length: int) -> Iterator[NDArray[np.int64]]:
     whole = len(tokens) // length
-    for index in range(whole):
-        yield tokens[index * length : (index + 1) * length].astype(np.int64)
-    if not whole and len(tokens) > 1:
-        yield tokens.astype(np.int64)
+    last = 0 if whole else len(tokens)
+    ends = [*range(length, whole * length + 1, length), *([last] if last > 1 else [])]
+    for end in ends:
+        window = tokens[max(0, end - length) : end].astype(np.int64)
+        if _num_predictions(window):
+            yield window
+
+
+def _num_predictions(window: NDArray[np.int64]) -> int:
+    return int((window[1:] >= 0).sum())
 
 
 def _losses(
@@ -82,12 +88,13 @@ def _losses(
     device = next(model.parameters()).device
     was_training = model.training
     model.eval()
-    means: list[float] = []
+    totals: list[float] = []
     for ids_BT in _batches(windows):
         losses_BT = token_losses(model, ids_BT.to(device), precision)
-        means += losses_BT.double().mean(dim=1).tolist()
+        totals += losses_BT.double().sum(dim=1).tolist()
     model.train(was_training)
-    return np.array(means), np.array([len(window) - 1 for window in windows])
+    counts_W = np.array([_num_predictions(window) for window in windows])
+    return np.array(totals) / counts_W, counts_W
 
 
 def _stream_losses(

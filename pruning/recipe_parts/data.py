@@ -9,7 +9,12 @@ from pydantic import Field, field_validator, model_validator
 from pruning.recipe_parts.part import Part
 
 MAX_INLINE_CHARACTERS = 65_536
+_MESSAGES = (
+    "Column or key with a list of messages, instead of a text: the model's chat template renders "
+    "them, and only what the assistant says is learned."
+)
 _FILE_ID = re.compile(r"file_[0-9a-f]{32}")
+_CHECKPOINT_ID = re.compile(r"ckpt_[0-9a-f]{32}")
 
 
 class HubData(Part):
@@ -25,6 +30,12 @@ class HubData(Part):
         "main", pattern=r"^[\w./-]+$", max_length=200, description="Branch, tag or commit."
     )
     text_field: str = Field("text", max_length=200, description="Column with the text.")
+    messages_field: str | None = Field(None, max_length=200, description=_MESSAGES)
+    credential: str | None = Field(
+        None,
+        pattern=r"^cred_[0-9a-f]{32}$",
+        description="Id of a stored credential for gated data; a recipe goes by one.",
+    )
 
 
 class PathData(Part):
@@ -33,6 +44,7 @@ class PathData(Part):
     kind: Literal["path"] = "path"
     path: str = Field(min_length=1, max_length=4096, description="File or directory, absolute.")
     text_field: str = Field("text", max_length=200, description="Column or key with the text.")
+    messages_field: str | None = Field(None, max_length=200, description=_MESSAGES)
 
 
 class InlineData(Part):
@@ -57,17 +69,29 @@ class UploadData(Part):
     kind: Literal["upload"] = "upload"
     file: str = Field(pattern=r"^file_[0-9a-f]{32}$", description="Id of the file.")
     text_field: str = Field("text", max_length=200, description="Column or key with the text.")
+    messages_field: str | None = Field(None, max_length=200, description=_MESSAGES)
 
 
-DataSource = Annotated[HubData | PathData | InlineData | UploadData, Field(discriminator="kind")]
+class CheckpointData(Part):
+    """The text that a checkpoint was made with: the service puts the data of its job here."""
+
+    kind: Literal["checkpoint"] = "checkpoint"
+    id: str = Field(pattern=r"^ckpt_[0-9a-f]{32}$", description="Id of the checkpoint.")
+
+
+DataSource = Annotated[
+    HubData | PathData | InlineData | UploadData | CheckpointData, Field(discriminator="kind")
+]
 
 
 def parse_data_source(text: str) -> dict[str, Any]:
-    """`org/name`, `org/name:config`, `file_…` or an absolute path as a long form."""
+    """`org/name`, `org/name:config`, `file_…`, `ckpt_…` or an absolute path as a long form."""
     if text.startswith("/"):
         return {"kind": "path", "path": text}
     if _FILE_ID.fullmatch(text):
         return {"kind": "upload", "file": text}
+    if _CHECKPOINT_ID.fullmatch(text):
+        return {"kind": "checkpoint", "id": text}
     repository, _, config = text.partition(":")
     return {"kind": "hub", "id": repository, **({"config": config} if config else {})}
 
@@ -186,6 +210,18 @@ class Data(Part):
         if len(set(names)) != len(names):
             raise ValueError("domain names must be distinct")
         return train
+
+    @model_validator(mode="after")
+    def _own_text_goes_alone(self) -> Self:
+        sources = [*(domain.source for domain in self.train), self.evaluation]
+        if len(self.train) == 1 and self.evaluation is None:
+            return self
+        if any(isinstance(source, CheckpointData) for source in sources):
+            raise ValueError(
+                "the text of a checkpoint comes with what was held out of it: give it as the only "
+                "domain, without data.evaluation"
+            )
+        return self
 
     @model_validator(mode="after")
     def _held_out_by_domain(self) -> Self:

@@ -38,6 +38,14 @@ def request_with(credential_id: str) -> dict[str, object]:
     }
 
 
+def request_for_data(credential_id: str) -> dict[str, object]:
+    """A job on a gated text."""
+    return {
+        **SMALL_REQUEST,
+        "data": {"kind": "hub", "id": "org/gated", "credential": credential_id},
+    }
+
+
 def everything_stored(factory: SessionFactory) -> str:
     """Every row of every table, as text."""
     with reading(factory) as session:
@@ -66,6 +74,21 @@ def test_the_secret_is_nowhere_but_in_the_run_that_needs_it(
         recipe = Recipe.model_validate(job.recipe)
         master = settings.installation_secret
         assert credentials.of_recipe(session, job.tenant_id, recipe, master) == CANARY
+
+
+def test_gated_data_is_opened_by_the_credential_that_it_names(
+    client: TestClient, factory: SessionFactory, settings: Settings, credential_id: str
+) -> None:
+    created = client.post("/v1/jobs", json=request_for_data(credential_id))
+    assert created.status_code == 201, created.text
+    with reading(factory) as session:
+        job = session.get_one(jobs.Job, created.json()["id"])
+        recipe = Recipe.model_validate(job.recipe)
+        master = settings.installation_secret
+        assert credentials.of_recipe(session, job.tenant_id, recipe, master) == CANARY
+    missing = client.post("/v1/jobs", json=request_for_data("cred_" + "0" * 32))
+    assert (missing.status_code, missing.json()["code"]) == (422, "credential_not_usable")
+    assert missing.json()["param"] == "data.train.0.source.credential"
 
 
 @pytest.mark.parametrize("secret", ["short", f"{CANARY}\n", f"{CANARY} ", ["list", CANARY]])

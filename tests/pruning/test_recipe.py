@@ -71,3 +71,41 @@ def test_a_contradiction_that_was_asked_for_is_named(changes: Any, message: str)
 def test_a_resolved_recipe_resolves_to_itself() -> None:
     resolved = recipe(axes=["layer"])
     assert Recipe.model_validate_json(resolved.model_dump_json()) == resolved
+
+
+CHATS = {"kind": "hub", "id": "org/chats", "messages_field": "messages"}
+GATED = {"kind": "hub", "id": "org/gated", "credential": "cred_" + "1" * 32}
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        (
+            {"data": {"train": CHATS}, "recovery": {"separate_documents": True}},
+            "data.train.0.source has conversations",
+        ),
+        (
+            {"evaluation": {"suites": [{"kind": "perplexity", "name": "a", "source": CHATS}]}},
+            "evaluation.suites.0.source takes text",
+        ),
+        (
+            {
+                "data": {"train": GATED},
+                "model": {"source": "hub", "id": "a/model", "credential": "cred_" + "2" * 32},
+            },
+            "one credential",
+        ),
+    ],
+    ids=["separated conversations", "perplexity of conversations", "two credentials"],
+)
+def test_what_cannot_go_together_is_named(changes: Any, message: str) -> None:
+    with pytest.raises(ValidationError, match=message):
+        recipe(**changes)
+
+
+def test_a_recipe_goes_by_the_credential_of_its_model_or_its_text() -> None:
+    assert recipe().credential is None
+    assert recipe(data={"train": GATED}).credential == (
+        "data.train.0.source.credential",
+        GATED["credential"],
+    )
