@@ -18,7 +18,6 @@ from api.schemas.estimates import (
 from pruning.estimate import Estimate, estimate
 from pruning.recipe import Recipe
 from pruning.recipe_parts.data import DataSource, InlineData, PathData, UploadData
-from pruning.recipe_parts.model import HubModel
 from registry import credentials, files
 from registry.db import SessionFactory
 from registry.estimates import Pace
@@ -76,12 +75,12 @@ def file_sizes(sessions: SessionFactory, who: Principal, recipe: Recipe) -> dict
 def model_token(
     sessions: SessionFactory, who: Principal, recipe: Recipe, settings: Settings
 ) -> str | None:
-    """The secret of the credential that the recipe's model names, if it names one.
+    """The secret of the credential that the recipe names, if it names one.
 
     Raises:
         CredentialNotUsable: there is none of that id.
     """
-    if not isinstance(recipe.model, HubModel) or recipe.model.credential is None:
+    if recipe.credential is None:
         return None
     with reading_of(sessions, who.tenant_id) as session:
         return credentials.of_recipe(session, who.tenant_id, recipe, settings.installation_secret)

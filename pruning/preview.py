@@ -67,10 +67,13 @@ class _Until:
                 return
 
 
-def preview(data: Data, tokenizer: Tokenizer | None, *, reads_hub: bool) -> Preview:
+def preview(
+    data: Data, tokenizer: Tokenizer | None, *, reads_hub: bool, hub_token: str | None = None
+) -> Preview:
     """What the text of a recipe looks like, its uploads already being paths.
 
     What this process cannot read, for want of a hub or of a library, is said among the warnings.
+    Conversations are shown as they were written: only the run applies their template.
 
     Raises:
         InvalidData: a path does not exist, or a directory holds no file of a known format.
@@ -85,7 +88,11 @@ def preview(data: Data, tokenizer: Tokenizer | None, *, reads_hub: bool) -> Prev
             warnings.append(f"{source.name}: only a worker reads from the hub")
             continue
         try:
-            found, said = _look(source, data, tokenizer, cleaner, until, licenses[source.group])
+            found, said = _look(
+                *(source, data, tokenizer, cleaner, until),
+                license_=licenses[source.group],
+                hub_token=hub_token,
+            )
         except PruningError as error:
             warnings.append(f"{source.name}: {error.message}")
             continue
@@ -107,11 +114,13 @@ def _look(
     tokenizer: Tokenizer | None,
     cleaner: Cleaner,
     until: _Until,
+    *,
     license_: str | None,
+    hub_token: str | None,
 ) -> tuple[DomainPreview, list[str]]:
     report, cleaning = ReadReport(), CleaningReport()
     limit = min(source.max_documents or MAX_DOCUMENTS, MAX_DOCUMENTS)
-    stream = read_documents(source.source, report)
+    stream = read_documents(source.source, report, hub_token=hub_token)
     documents = _bounded(until.in_time(islice(stream, limit)))
     complete = len(documents) == source.max_documents or next(iter(stream), None) is None
     list(cleaner.keep(documents, cleaning))

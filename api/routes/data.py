@@ -1,21 +1,26 @@
 """Text: a look at what a job would read, before there is one."""
 
 from collections.abc import Iterator
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 from fastapi import APIRouter, Depends, Request
+from sqlalchemy.orm import Session
 
 from api.bodies import Body, json_body
-from api.deps import JobsReader, SettingsDep, StoreDep
+from api.deps import JobsReader, Principal, SettingsDep, StoreDep
 from api.openapi import body_of, problems
+from api.own_text import with_own_text
 from api.paths import refuse_forbidden
 from api.previews import find_tokenizer, uploads_as_paths
 from api.schemas.data import DataPreviewRead, DataPreviewRequest, DomainPreviewRead
-from pruning.preview import DomainPreview, Preview, preview
-from pruning.recipe_parts.data import Data, PathData, UploadData
+from pruning.recipe_parts.data import Data, HubData, PathData, UploadData
 from pruning.recipe_parts.model import PathModel
-from registry import files
+from registry import credentials, files
+from registry.settings import Settings
 from registry.tenancy import reading_of
+
+if TYPE_CHECKING:
+    from pruning.preview import DomainPreview, Preview
 
 router = APIRouter(prefix="/v1/data", tags=["data"])
 
@@ -38,7 +43,10 @@ def preview_data(
     Only the beginning of a domain is looked at. Nothing is stored. What only a worker can reach is
     said so among the warnings.
     """
-    wanted = body.value
+    # Only here: few requests look at text, and numpy and the tokenizers take 20 MB.
+    from pruning.preview import preview
+
+    wanted = with_own_text(request.app.state.sessions, who, body).value
     refuse_forbidden(_paths(wanted), settings)
     named = {
         domain.source.file: f"data.train.{index}.source.file"
@@ -47,10 +55,24 @@ def preview_data(
     }
     with reading_of(request.app.state.sessions, who.tenant_id) as session:
         rows = {row.id: row for row in files.usable_ones(session, who.tenant_id, named)}
+        token = _hub_token(session, who, wanted.data, settings)
     hub_seconds = request.app.state.api_settings.hub_seconds
     tokenizer = find_tokenizer(wanted.model, settings, hub_seconds=hub_seconds)
     with uploads_as_paths(wanted.data, rows, store) as data:
-        return _read(preview(data, tokenizer, reads_hub=hub_seconds > 0))
+        found = preview(data, tokenizer, reads_hub=hub_seconds > 0, hub_token=token)
+        return _read(found)
+
+
+def _hub_token(session: Session, who: Principal, data: Data, settings: Settings) -> str | None:
+    """The secret of the credential that the text names, if it names one."""
+    for index, domain in enumerate(data.train):
+        if isinstance(domain.source, HubData) and domain.source.credential is not None:
+            param = f"data.train.{index}.source.credential"
+            master = settings.installation_secret
+            return credentials.reveal(
+                session, who.tenant_id, param, domain.source.credential, master
+            )
+    return None
 
 
 def _paths(wanted: DataPreviewRequest) -> Iterator[tuple[str, str]]:
@@ -65,7 +87,7 @@ def _data_paths(data: Data) -> Iterator[tuple[str, str]]:
             yield f"data.train.{index}.source.path", domain.source.path
 
 
-def _read(found: Preview) -> DataPreviewRead:
+def _read(found: "Preview") -> DataPreviewRead:
     domains = [_read_domain(domain) for domain in found.domains]
     return DataPreviewRead(
         domains=domains,
@@ -76,7 +98,7 @@ def _read(found: Preview) -> DataPreviewRead:
     )
 
 
-def _read_domain(domain: DomainPreview) -> DomainPreviewRead:
+def _read_domain(domain: "DomainPreview") -> DomainPreviewRead:
     return DomainPreviewRead(
         name=domain.name,
         documents=domain.num_documents,

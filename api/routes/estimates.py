@@ -10,6 +10,7 @@ from api.errors import Problem
 from api.estimates import file_sizes, foretell, model_token
 from api.forecasts import estimate_with_history
 from api.openapi import body_of, problems
+from api.own_text import with_own_text
 from api.paths import refuse_forbidden_paths
 from api.schemas.estimates import EstimateRead
 from api.schemas.jobs import JobCreate
@@ -35,8 +36,9 @@ def create_estimate(
 
     Nothing is stored. A target that cannot be reached is refused, naming the limit.
     """
-    refuse_forbidden_paths(body.value, settings)
     sessions = request.app.state.sessions
+    body = with_own_text(sessions, who, body)
+    refuse_forbidden_paths(body.value, settings)
     recipe = body.value.recipe
     token = model_token(sessions, who, recipe, settings)
     foretold = foretell(recipe, configs, file_sizes(sessions, who, recipe), token=token)

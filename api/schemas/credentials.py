@@ -26,7 +26,9 @@ class CredentialCreate(BaseModel):
 class CredentialRead(Read):
     """A stored credential, without its secret."""
 
-    id: str = Field(description="`cred_` and 32 hexadecimal digits; `model.credential` names it.")
+    id: str = Field(
+        description="`cred_` and 32 hexadecimal digits; recipes name it as `credential`."
+    )
     object: Literal["credential"] = Field("credential", description="Always `credential`.")
     name: str | None = Field(description="The note given with it.")
     kind: Literal["hf_token"] = Field(description="What it is good for.")
