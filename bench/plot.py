@@ -70,3 +70,28 @@ def _plot_losses(panel: Any, row: Mapping[str, Any]) -> None:
         marker="v",
         color=line.get_color(),
     )
+
+
+def plot_frontier(found: Mapping[str, Any], path: Path) -> None:
+    """Perplexity over size for every checkpoint of a registry, the frontier as a line."""
+    trained = {job["job"]: job["trained"] for job in found["jobs"]}
+    points = sorted(found["frontier"], key=lambda point: point["params"])
+    best = [point for point in points if point["on_frontier"]]
+    figure, panel = pyplot.subplots(figsize=(7, 4.5), constrained_layout=True)
+    for label, kind, marker in (("with recovery", True, "o"), ("cut alone", False, "x")):
+        shown = [point for point in points if trained[point["job"]] is kind]
+        sizes = [point["params"] / 1e6 for point in shown]
+        ratios = [point["baseline_ratio"] for point in shown]
+        panel.plot(sizes, ratios, marker, label=label)
+    line = ([p["params"] / 1e6 for p in best], [p["baseline_ratio"] for p in best])
+    panel.plot(*line, "-", linewidth=1, alpha=0.6, label="frontier")
+    panel.axhline(1.0, linewidth=1, linestyle=":", label="base model")
+    panel.set(
+        xlabel="parameters, millions",
+        ylabel="held-out perplexity over the base model's",
+        title="Every checkpoint of one registry",
+    )
+    panel.grid(visible=True, alpha=0.25)
+    panel.legend()
+    figure.savefig(path, dpi=150)
+    pyplot.close(figure)
