@@ -1,13 +1,15 @@
 """The story of a run."""
 
 import os
+import time
 from pathlib import Path
 from typing import Literal
 
 import torch
 
 from pruning.checkpoint import newest_state
-from pruning.data.corpus import build_corpus
+from pruning.data.corpus import Progress
+from pruning.data.kept_corpus import open_corpus
 from pruning.errors import InvalidRecipe
 from pruning.evaluation.asked import asked_of
 from pruning.events import (
@@ -18,6 +20,7 @@ from pruning.events import (
     RunFinished,
     RunStopped,
     RunWarning,
+    TextRead,
 )
 from pruning.export.export import check_exportable
 from pruning.methods.incremental import evaluate_base, prune_incrementally
@@ -27,6 +30,7 @@ from pruning.ranks import Ranks, joined
 from pruning.recipe import Recipe
 
 Device = Literal["auto", "cpu", "cuda"]
+_SECONDS_BETWEEN_WORDS = 10.0
 
 
 def run(
@@ -69,12 +73,13 @@ def _open(
     check_exportable(start.model.config, recipe)
     emit(PhaseChanged(phase="resolving", increment=start.last_increment))
     corpus = ranks.from_first(
-        lambda: build_corpus(
+        lambda: open_corpus(
             recipe.data,
             start.tokenizer,
             out_dir / "corpus",
             max_train_tokens=_most_tokens(recipe),
             evaluations=asked_of(recipe),
+            progress=_from_time_to_time(emit),
         )
     )
     for message in corpus.warnings:
@@ -84,6 +89,18 @@ def _open(
     return build_run(
         recipe, start, corpus, out_dir=out_dir, emit=emit, stop=stop, ranks=ranks, device=device
     )
+
+
+def _from_time_to_time(emit: Emit) -> Progress:
+    said_at = time.monotonic()
+
+    def say(num_documents: int, num_tokens: int) -> None:
+        nonlocal said_at
+        if time.monotonic() - said_at >= _SECONDS_BETWEEN_WORDS:
+            said_at = time.monotonic()
+            emit(TextRead(num_documents=num_documents, num_tokens=num_tokens))
+
+    return say
 
 
 def _go(state: Run) -> Outcome | None:

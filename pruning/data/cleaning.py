@@ -130,6 +130,11 @@ class RunsOfWords:
     def __len__(self) -> int:
         return len(self._hashes)
 
+    def digest(self) -> str:
+        """Equal for equal runs."""
+        ordered = np.array(sorted(self._hashes), dtype=np.uint64)
+        return hashlib.sha256(ordered.tobytes()).hexdigest()
+
     def shares(self, words: Sequence[str]) -> bool:
         """Whether a text, as its words, has one of the runs."""
         return any(run in self._hashes for run in _run_hashes(words))
