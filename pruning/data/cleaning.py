@@ -61,11 +61,15 @@ class Cleaner:
         self._seen: set[bytes] | None = None if deduplicate == "none" else set()
         self._near = _NearCopies() if deduplicate == "near" else None
         self._evaluations = evaluations
+        self._asked = deduplicate != "none" or evaluations is not None
 
     def keep(self, documents: Iterable[str], report: CleaningReport) -> Iterator[str]:
         """The documents to train on; the others are counted."""
         for document in documents:
             report.num_documents += 1
+            if not self._asked:
+                yield document
+                continue
             words = _WORD.findall(document.lower())
             if self._is_copy(words):
                 report.num_copies += 1

@@ -8,18 +8,12 @@ from pathlib import Path
 
 from transformers import PreTrainedTokenizerFast
 
-from pruning.data.chat import Chat, ChatTemplate
+from pruning.data.chat import Chat
 from pruning.data.cleaning import Cleaner, CleaningReport, RunsOfWords
 from pruning.data.held_out import content_hash, split_held_out
-from pruning.data.sources import (
-    NamedSource,
-    ReadReport,
-    Render,
-    as_plain_text,
-    expand_domains,
-    read_documents,
-)
-from pruning.data.tokens import Tokens, TokenWriter
+from pruning.data.sources import NamedSource, ReadReport, expand_domains, read_documents
+from pruning.data.tokenizing import DocumentTokenizer
+from pruning.data.tokens import Tokens
 from pruning.errors import InvalidData
 from pruning.recipe_parts.data import Data, DataSource
 
@@ -102,8 +96,8 @@ def build_corpus(
         InvalidData: a source cannot be read, is malformed, or no text is left on one side.
     """
     directory.mkdir(parents=True, exist_ok=True)
-    tokenize = _Tokenize(tokenizer, progress)
-    evaluation = _read_evaluation(data, tokenize, directory)
+    tokenize, told = DocumentTokenizer(tokenizer), _Told(progress)
+    evaluation = _read_evaluation(data, tokenize, directory, told)
     sources = expand_domains(data.train)
     limits = _Limits(
         train_tokens=max_train_tokens or float("inf"),
@@ -119,6 +113,7 @@ def build_corpus(
             fraction=0.0 if evaluation else data.held_out_fraction,
             excluded=evaluation.hashes if evaluation else frozenset(),
             limits=limits,
+            told=told,
         )
         for index, source in enumerate(sources)
     ]
@@ -143,61 +138,18 @@ def build_corpus(
     )
 
 
-class _Tokenize:
-    """Documents to token ids in batches, through the fast tokenizer's own threads."""
+@dataclass
+class _Told:
+    """Counts what was tokenised, for who wants to hear of it."""
 
-    def __init__(self, tokenizer: PreTrainedTokenizerFast, progress: Progress) -> None:
-        if tokenizer.eos_token_id is None:
-            raise InvalidData("the tokenizer has no end-of-sequence token", param="model")
-        self._tokenizer = tokenizer
-        self._backend = tokenizer.backend_tokenizer
-        self._backend.no_truncation()
-        self._backend.no_padding()
-        self._progress = progress
-        self._num_documents = self._num_tokens = 0
-        self.eos_token_id = int(tokenizer.eos_token_id)
-        self.vocab_size = len(tokenizer)
+    progress: Progress
+    num_documents: int = 0
+    num_tokens: int = 0
 
-    def __call__(self, documents: list[str]) -> list[list[int]]:
-        ids = self._encode(documents)
-        self._num_documents += len(documents)
-        self._num_tokens += sum(map(len, ids))
-        self._progress(self._num_documents, self._num_tokens)
-        return ids
-
-    def _encode(self, documents: list[str]) -> list[list[int]]:
-        if not any(isinstance(document, Chat) for document in documents):
-            # Without offsets, which only conversations need, the library is faster.
-            found = self._backend.encode_batch_fast(documents, add_special_tokens=False)
-            return [encoded.ids for encoded in found]
-        found = self._backend.encode_batch(documents, add_special_tokens=False)
-        return [
-            _only_read(document, encoded.ids, encoded.offsets)
-            for document, encoded in zip(documents, found, strict=True)
-        ]
-
-    def render_for(self, source: DataSource) -> Render:
-        """How the conversations of a source become text."""
-        return ChatTemplate(self._tokenizer).render if _has_chats(source) else as_plain_text
-
-    def writer(self, path: Path, source: DataSource) -> TokenWriter:
-        return TokenWriter(
-            path,
-            vocab_size=self.vocab_size,
-            eos_token_id=self.eos_token_id,
-            chats=_has_chats(source),
-        )
-
-
-def _has_chats(source: DataSource) -> bool:
-    return getattr(source, "messages_field", None) is not None
-
-
-def _only_read(chat: str, ids: list[int], offsets: list[tuple[int, int]]) -> list[int]:
-    """Ids of a conversation, those that the assistant does not say as their complements."""
-    assert isinstance(chat, Chat), "a source has conversations or texts"
-    spoken = chat.is_spoken(offsets)
-    return [token if said else ~token for token, said in zip(ids, spoken, strict=True)]
+    def tell(self, ids: list[list[int]]) -> None:
+        self.num_documents += len(ids)
+        self.num_tokens += sum(map(len, ids))
+        self.progress(self.num_documents, self.num_tokens)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -207,7 +159,9 @@ class _Evaluation:
     digest: str
 
 
-def _read_evaluation(data: Data, tokenize: _Tokenize, directory: Path) -> _Evaluation | None:
+def _read_evaluation(
+    data: Data, tokenize: DocumentTokenizer, directory: Path, told: _Told
+) -> _Evaluation | None:
     if data.evaluation is None:
         return None
     source: DataSource = data.evaluation
@@ -221,20 +175,23 @@ def _read_evaluation(data: Data, tokenize: _Tokenize, directory: Path) -> _Evalu
                 break
             hashes.add(content_hash(document))
             digest.update(_identity(document))
-            writer.append(tokenize([document])[0])
+            ids = tokenize.encode([document])
+            told.tell(ids)
+            writer.append(ids[0])
     report.check("evaluation")
     return _Evaluation(tokens=writer.read(), hashes=frozenset(hashes), digest=digest.hexdigest())
 
 
 def _read_domain(
     source: NamedSource,
-    tokenize: _Tokenize,
+    tokenize: DocumentTokenizer,
     cleaner: Cleaner,
     stem: Path,
     *,
     fraction: float,
     excluded: frozenset[int],
     limits: _Limits,
+    told: _Told,
 ) -> _Read:
     report, cleaning = ReadReport(), CleaningReport()
     digest = hashlib.sha256()
@@ -250,12 +207,15 @@ def _read_domain(
             lambda _: (
                 train.num_tokens < max_train_tokens or held_out.num_tokens < limits.held_out_tokens
             ),
-            (document for document in documents if content_hash(document) not in excluded),
+            (
+                document
+                for document in documents
+                if not excluded or content_hash(document) not in excluded
+            ),
         )
-        for batch in _batches(_split(wanted, fraction)):
-            for (document, is_held_out), ids in zip(
-                batch, tokenize([document for document, _ in batch]), strict=True
-            ):
+        for batch in tokenize.encode_ahead(_batches(_split(wanted, fraction))):
+            told.tell([ids for _, _, ids in batch])
+            for document, is_held_out, ids in batch:
                 limit = limits.held_out_tokens if is_held_out else max_train_tokens
                 writer = held_out if is_held_out else train
                 if writer.num_tokens < limit:
