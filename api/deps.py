@@ -2,30 +2,28 @@
 
 from collections.abc import Iterator
 from dataclasses import dataclass
-from datetime import timedelta
 from typing import Annotated
 
 from fastapi import Depends, Query, Request, Security
-from fastapi.security import HTTPAuthorizationCredentials, HTTPBearer, SecurityScopes
+from fastapi.concurrency import run_in_threadpool
+from fastapi.openapi.models import HTTPBearer
+from fastapi.security import SecurityScopes
+from fastapi.security.base import SecurityBase
+from fastapi.security.utils import get_authorization_scheme_param
 from sqlalchemy.orm import Session
 
 from api.errors import Problem
+from api.known_keys import KnownKeys
 from api.model_configs import ModelConfigs
 from api.sessions import SESSION_COOKIE, SessionSigner
 from api.signed_urls import verify_download
-from registry import api_keys
-from registry.db import SessionFactory, database_now, reading, transaction
+from registry.db import database_now, reading
 from registry.settings import Settings
 from registry.storage import ArtifactStore
 from registry.tables import ApiKey
 from registry.tenancy import reading_of, transaction_of
 
-# Writing takes SQLite's one write lock, so that most requests must not.
-_USE_RECORDED_EVERY = timedelta(minutes=1)
 _SAFE_METHODS = frozenset({"GET", "HEAD"})
-_bearer = HTTPBearer(
-    auto_error=False, scheme_name="apiKey", description="An API key: `Authorization: Bearer pk_…`."
-)
 
 
 def write_session(request: Request) -> Iterator[Session]:
@@ -52,19 +50,22 @@ WriteSession = Annotated[Session, Depends(write_session, scope="function")]
 ReadSession = Annotated[Session, Depends(read_session, scope="function")]
 
 
-def artifact_store(request: Request) -> ArtifactStore:
+# Of these, none waits for anything; one that is not `async` would be run in a thread of its own.
+
+
+async def artifact_store(request: Request) -> ArtifactStore:
     """The store that this process was started with."""
     store: ArtifactStore = request.app.state.store
     return store
 
 
-def settings_of(request: Request) -> Settings:
+async def settings_of(request: Request) -> Settings:
     """The settings that this process was started with."""
     settings: Settings = request.app.state.settings
     return settings
 
 
-def model_configs_of(request: Request) -> ModelConfigs:
+async def model_configs_of(request: Request) -> ModelConfigs:
     """Where this process looks up the configurations of models."""
     configs: ModelConfigs = request.app.state.model_configs
     return configs
@@ -87,46 +88,51 @@ class Principal:
         return scope in self.scopes or "admin" in self.scopes
 
 
-def principal(
-    request: Request,
-    needed: SecurityScopes,
-    bearer: Annotated[HTTPAuthorizationCredentials | None, Depends(_bearer)],
-) -> Principal:
+def principal_of(key: ApiKey) -> Principal:
+    """Who holds this key."""
+    return Principal(key_id=key.id, tenant_id=key.tenant_id, scopes=frozenset(key.scopes))
+
+
+class _ByKey(SecurityBase):
     """Who asks: by API key, or, to read only, by the dashboard's session.
 
-    Raises:
-        Problem: 401 without a valid key, 403 when the key lacks a scope, 429 when too many.
+    A security scheme itself, and not a dependency that has one: it is solved for every request.
     """
-    who = _by_key(request, bearer) if "authorization" in request.headers else by_session(request)
-    if who is None:
-        raise Problem("missing_key", "Send `Authorization: Bearer pk_…`.")
-    request.state.principal = who
-    request.state.rate_limit = request.app.state.limiter.take(who.key_id)
-    for scope in needed.scopes:
-        if not who.may(scope):
-            raise Problem("insufficient_scope", f"This needs the scope {scope}.")
-    return who
+
+    scheme_name = "apiKey"
+    model = HTTPBearer(description="An API key: `Authorization: Bearer pk_…`.")
+
+    async def __call__(self, request: Request, needed: SecurityScopes) -> Principal:
+        """The holder of the key, counted against its rate.
+
+        Raises:
+            Problem: 401 without a valid key, 403 when the key lacks a scope, 429 when too many.
+        """
+        authorization = request.headers.get("authorization")
+        if authorization is None:
+            who = await run_in_threadpool(by_session, request)
+        else:
+            who = await _by_key(request, authorization)
+        if who is None:
+            raise Problem("missing_key", "Send `Authorization: Bearer pk_…`.")
+        request.state.principal = who
+        request.state.rate_limit = request.app.state.limiter.take(who.key_id)
+        for scope in needed.scopes:
+            if not who.may(scope):
+                raise Problem("insufficient_scope", f"This needs the scope {scope}.")
+        return who
 
 
-def _by_key(request: Request, bearer: HTTPAuthorizationCredentials | None) -> Principal:
-    if bearer is None:
+principal = _ByKey()
+
+
+async def _by_key(request: Request, authorization: str) -> Principal:
+    scheme, secret = get_authorization_scheme_param(authorization)
+    if scheme.lower() != "bearer" or not secret:
         raise Problem("invalid_key", "The Authorization header must read `Bearer pk_…`.")
-    return authenticate(request.app.state.sessions, bearer.credentials)
-
-
-def authenticate(sessions: SessionFactory, secret: str) -> Principal:
-    """Who holds this API key.
-
-    Raises:
-        InvalidApiKey: nobody does.
-    """
-    with reading(sessions) as session:
-        key = api_keys.authenticate(session, secret)
-        now = database_now(session)
-    if key.last_used_at is None or now - key.last_used_at >= _USE_RECORDED_EVERY:
-        with transaction(sessions) as session:
-            api_keys.record_use(session, key)
-    return _principal_of(key)
+    keys: KnownKeys = request.app.state.known_keys
+    known = keys.recall(secret)
+    return principal_of(await run_in_threadpool(keys.look_up, secret) if known is None else known)
 
 
 def by_session(request: Request) -> Principal | None:
@@ -150,34 +156,38 @@ def _by_key_id(request: Request, key_id: str) -> Principal | None:
         if key is None or key.revoked_at is not None:
             return None
         over = key.expires_at is not None and key.expires_at <= database_now(session)
-        return None if over else _principal_of(key)
+        return None if over else principal_of(key)
 
 
-def downloader(
-    request: Request,
-    needed: SecurityScopes,
-    bearer: Annotated[HTTPAuthorizationCredentials | None, Depends(_bearer)],
-    signature: Annotated[
-        str | None, Query(description="Instead of an API key, as `…/download-url` has made it.")
-    ] = None,
-) -> Principal:
-    """Who downloads: by API key, session, or the signature of a URL.
+class _BySignature(_ByKey):
+    """Who downloads: by API key, session, or the signature of a URL."""
 
-    Raises:
-        Problem: 401 when the signature is not of this URL, or over.
-    """
-    if signature is None:
-        return principal(request, needed, bearer)
-    signer: SessionSigner = request.app.state.signer
-    who = _by_key_id(request, verify_download(signer, request.url, signature))
-    if who is None or not all(map(who.may, needed.scopes)):
-        raise Problem("invalid_signature", "The API key that signed this URL is not valid now.")
-    request.state.principal = who
-    return who
+    async def __call__(
+        self,
+        request: Request,
+        needed: SecurityScopes,
+        signature: Annotated[
+            str | None,
+            Query(description="Instead of an API key, as `…/download-url` has made it."),
+        ] = None,
+    ) -> Principal:
+        """The holder of the key, also of the one that signed.
+
+        Raises:
+            Problem: 401 when the signature is not of this URL, or over.
+        """
+        if signature is None:
+            return await super().__call__(request, needed)
+        signer: SessionSigner = request.app.state.signer
+        key_id = verify_download(signer, request.url, signature)
+        who = await run_in_threadpool(_by_key_id, request, key_id)
+        if who is None or not all(map(who.may, needed.scopes)):
+            raise Problem("invalid_signature", "The API key that signed this URL is not valid now.")
+        request.state.principal = who
+        return who
 
 
-def _principal_of(key: ApiKey) -> Principal:
-    return Principal(key_id=key.id, tenant_id=key.tenant_id, scopes=frozenset(key.scopes))
+downloader = _BySignature()
 
 
 JobsReader = Annotated[Principal, Security(principal, scopes=["jobs:read"])]

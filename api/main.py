@@ -14,6 +14,7 @@ from pydantic import BaseModel
 from api.auditing import Auditing
 from api.dashboard.site import install_dashboard
 from api.errors import install_error_handlers
+from api.known_keys import KnownKeys
 from api.metrics import Measured, Metrics
 from api.middleware import BodyLimit, ResponseHeaders
 from api.model_configs import ModelConfigs
@@ -35,6 +36,7 @@ from api.routes import (
     models,
     progress,
     provenance,
+    steering,
     usage,
     webhooks,
 )
@@ -56,7 +58,7 @@ from registry.settings import Settings
 from registry.storage import store_for
 
 ROUTES = (
-    *(health, estimates, jobs, progress, attempts, checkpoints, files, data),
+    *(jobs, steering, progress, attempts, health, estimates, checkpoints, files, data),
     *(models, comparisons, api_keys, credentials, webhooks, usage, audit),
     provenance,
 )
@@ -111,6 +113,7 @@ def _open(app: FastAPI, settings: Settings, api_settings: ApiSettings) -> None:
     app.state.api_settings = api_settings
     app.state.engine = create_engine(settings)
     app.state.sessions = session_factory(app.state.engine)
+    app.state.known_keys = KnownKeys(app.state.sessions)
     app.state.metrics = Metrics(app.state.sessions)
     app.state.store = store_for(settings.artifacts_url)
     app.state.signer = load_signer(

@@ -15,12 +15,16 @@ from registry.status import JobStatus
 MAX_POINTS = 10_000
 
 
-def only_known_query(request: Request) -> None:
+async def only_known_query(request: Request) -> None:
     """Refuse unknown query parameters, and text no database can hold.
 
     Raises:
         Problem: 422 naming the parameter, or 404 for a path no row can have.
     """
+    if any("\0" in str(value) for value in request.path_params.values()):
+        raise Problem("not_found", "There is nothing here.")
+    if not request.query_params:
+        return
     dependant = request.scope["route"].dependant
     known = set(_query_names(dependant))
     labels = any(part.call is metadata_filter for part in dependant.dependencies)
@@ -36,8 +40,6 @@ def only_known_query(request: Request) -> None:
     for name, value in request.query_params.multi_items():
         if "\0" in value:
             raise Problem("validation_error", f"{name}: may not contain U+0000", param=name)
-    if any("\0" in str(value) for value in request.path_params.values()):
-        raise Problem("not_found", "There is nothing here.")
 
 
 def _query_names(dependant: Dependant) -> Iterator[str]:
@@ -94,7 +96,7 @@ METADATA_PARAMETER = {
 }
 
 
-def metadata_filter(request: Request) -> dict[str, str]:
+async def metadata_filter(request: Request) -> dict[str, str]:
     """The labels asked for as `metadata[key]=value`."""
     found = ((_LABEL.fullmatch(name), value) for name, value in request.query_params.multi_items())
     return {match[1]: value for match, value in found if match is not None}

@@ -5,6 +5,7 @@ the content, `Repr-Digest`, larger pieces, and ignoring a Range it cannot parse 
 """
 
 import base64
+import hashlib
 from collections.abc import Mapping
 from pathlib import Path, PurePosixPath
 from urllib.parse import quote
@@ -76,6 +77,21 @@ def written(answer: BaseModel, headers: Mapping[str, str] | None = None) -> Resp
     """An answer as JSON, straight from the model: no dictionary of it is made in between."""
     content = answer.model_dump_json()
     return Response(content, headers=dict(headers or {}), media_type="application/json")
+
+
+def etag_of(answer: BaseModel) -> str:
+    """The ETag of something that has no version of its own: a digest of its answer."""
+    return f'"{hashlib.sha256(answer.model_dump_json().encode()).hexdigest()[:32]}"'
+
+
+def require_match(if_match: str | None, etag: str) -> None:
+    """See that what the caller knows is what there is.
+
+    Raises:
+        Problem: 412, it is not.
+    """
+    if if_match is not None and not matches_etag(if_match, etag):
+        raise Problem("version_mismatch", f"Its ETag is {etag}.", param="If-Match")
 
 
 def send_elsewhere(request: Request, url: str, *, sha256: str, num_bytes: int) -> Response:

@@ -22,7 +22,7 @@ class ApiSettings(BaseSettings):
     rate_limit_burst: int = Field(2000, ge=1, description="How many of them at once.")
     max_upload_bytes: int = Field(20 << 30, gt=0, description="Longer uploads are refused.")
     poll_seconds: float = Field(
-        0.25, gt=0, description="How often streams and long polls look at the database."
+        0.1, gt=0, description="How often streams and long polls look at the database."
     )
     max_wait_seconds: float = Field(60.0, gt=0, description="The longest long poll.")
     hub_seconds: float = Field(

@@ -6,19 +6,22 @@ never lost and never counted twice. API processes share `data_dir`.
 
 import contextlib
 import fcntl
-from collections.abc import AsyncIterable, Iterator
+import re
+from collections.abc import AsyncIterable, AsyncIterator, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import BinaryIO
 
+from fastapi import Request
 from fastapi.concurrency import run_in_threadpool
 from sqlalchemy.orm import Session
+from starlette.datastructures import UploadFile
 
 from api.errors import Problem
 from registry import files, quotas
 from registry.db import SessionFactory
 from registry.errors import BlobNotFound, ChecksumMismatch
-from registry.storage import ArtifactStore, StoredBlob
+from registry.storage import CHUNK_BYTES, ArtifactStore, StoredBlob
 from registry.tables import UploadedFile
 from registry.tenancy import transaction_of
 
@@ -145,3 +148,31 @@ def _complete(session: Session, row: UploadedFile, blob: StoredBlob) -> Uploaded
         quotas.check_storage(session, row.tenant_id, blob.num_bytes)
     files.complete(session, found, blob)
     return found
+
+
+async def form_file(
+    request: Request, name: str | None, allowed: re.Pattern[str]
+) -> tuple[str, AsyncIterator[bytes]]:
+    """The name, unless one is given, and the content of the one file that a form has.
+
+    Raises:
+        Problem: 422, the form has something else, or the name is not an allowed one.
+    """
+    form = await request.form(max_files=1, max_fields=8)
+    unknown = sorted(set(form) - {"file"})
+    if unknown:
+        detail = f"{unknown[0]}: a form has one field, file"
+        raise Problem("validation_error", detail, param=unknown[0])
+    sent = form.get("file")
+    if not isinstance(sent, UploadFile):
+        raise Problem("validation_error", "file: the form has no such file", param="file")
+    found = name or (sent.filename or "").replace("\\", "/").rpartition("/")[2]
+    if not allowed.fullmatch(found):
+        detail = f"name: {found!r} must end in .txt, .md, .jsonl or .parquet"
+        raise Problem("validation_error", detail, param="name")
+
+    async def pieces() -> AsyncIterator[bytes]:
+        while piece := await sent.read(CHUNK_BYTES):
+            yield piece
+
+    return found, pieces()

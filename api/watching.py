@@ -1,30 +1,35 @@
 """One look at the database for all who wait: streams of a process share a poller."""
 
 import asyncio
+import math
 import threading
-from collections.abc import Iterable
-from typing import NamedTuple
+from collections.abc import Callable, Hashable, Iterable
+from typing import Any, NamedTuple, TypeVar
 
 from fastapi.concurrency import run_in_threadpool
 from sqlalchemy import select
 from sqlalchemy.exc import SQLAlchemyError
 
 from registry.db import SessionFactory, reading
+from registry.jobs import JobRow
 from registry.status import JobStatus
 from registry.tables import Job
 
+Result = TypeVar("Result")
+
 
 class Mark(NamedTuple):
-    """What changes whenever a stream has something to tell."""
+    """What changes whenever there is something to tell of a job."""
 
+    version: int
     last_event_seq: int
     step: int
     status: JobStatus
 
 
-def mark_of(job: Job) -> Mark:
+def mark_of(job: Job | JobRow) -> Mark:
     """Where a job stands."""
-    return Mark(job.last_event_seq, job.step, job.status)
+    return Mark(job.version, job.last_event_seq, job.step, job.status)
 
 
 class _Waiter(NamedTuple):
@@ -42,10 +47,23 @@ class JobWatcher:
         self._poll_seconds = poll_seconds
         self._stopping = stopping
         self._waiting: dict[str, list[_Waiter]] = {}
+        self._reading: dict[Hashable, asyncio.Task[Any]] = {}
         self._task: asyncio.Task[None] | None = None
 
-    async def wait(self, job_id: str, seen: Mark) -> None:
-        """Return once the job does not stand at `seen`, or the process ends.
+    async def shared(self, what: Hashable, read: Callable[[], Result]) -> Result:
+        """What `read` returns; who asks for the same while it is being read gets the same.
+
+        Streams that are woken together ask for the same: it is read once for all of them.
+        """
+        task: asyncio.Task[Result] | None = self._reading.get(what)
+        if task is None:
+            task = self._reading[what] = asyncio.create_task(run_in_threadpool(read))
+            task.add_done_callback(lambda _: self._reading.pop(what))
+        # Who leaves must not take it from the others.
+        return await asyncio.shield(task)
+
+    async def wait(self, job_id: str, seen: Mark, seconds: float = math.inf) -> bool:
+        """Return True once the job does not stand at `seen`, or the process ends; else False.
 
         Raises:
             SQLAlchemyError: the database is away.
@@ -55,7 +73,12 @@ class JobWatcher:
         if self._task is None or self._task.done():
             self._task = asyncio.create_task(self._poll())
         try:
-            await waiter.woken
+            async with asyncio.timeout(seconds if math.isfinite(seconds) else None):
+                await waiter.woken
+        except TimeoutError:
+            return False
+        else:
+            return True
         finally:
             waiters = self._waiting[job_id]
             waiters.remove(waiter)
@@ -73,7 +96,8 @@ class JobWatcher:
             self._wake(marks)
 
     def _look(self, job_ids: Iterable[str]) -> dict[str, Mark]:
-        query = select(Job.id, Job.last_event_seq, Job.step, Job.status).where(Job.id.in_(job_ids))
+        columns = (Job.version, Job.last_event_seq, Job.step, Job.status)
+        query = select(Job.id, *columns).where(Job.id.in_(job_ids))
         with reading(self._sessions) as session:
             return {row[0]: Mark(*row[1:]) for row in session.execute(query)}
 

@@ -4,10 +4,10 @@ import hashlib
 import json
 from dataclasses import dataclass
 
-from sqlalchemy import select
+from sqlalchemy import bindparam, select
 from sqlalchemy.orm import Session
 
-from registry.db import database_now
+from registry.db import database_now, insert_rows
 from registry.ids import new_id
 from registry.tables import AuditEntry, Tenant
 
@@ -27,15 +27,19 @@ class Action:
     address: str | None
 
 
+_LOCK = select(Tenant.id).where(Tenant.id == bindparam("tenant_id")).with_for_update()
+_LAST = (
+    select(AuditEntry.seq, AuditEntry.hash)
+    .where(AuditEntry.tenant_id == bindparam("tenant_id"))
+    .order_by(AuditEntry.seq.desc())
+    .limit(1)
+)
+
+
 def append(session: Session, tenant_id: str, action: Action) -> AuditEntry:
     """Add the next entry; the tenant's row is locked, so that a chain has no fork."""
-    session.execute(select(Tenant.id).where(Tenant.id == tenant_id).with_for_update())
-    last = session.scalars(
-        select(AuditEntry)
-        .where(AuditEntry.tenant_id == tenant_id)
-        .order_by(AuditEntry.seq.desc())
-        .limit(1)
-    ).one_or_none()
+    session.execute(_LOCK, {"tenant_id": tenant_id})
+    last = session.execute(_LAST, {"tenant_id": tenant_id}).one_or_none()
     row = AuditEntry(
         tenant_id=tenant_id,
         seq=last.seq + 1 if last else 1,
@@ -50,8 +54,7 @@ def append(session: Session, tenant_id: str, action: Action) -> AuditEntry:
         previous_hash=last.hash if last else GENESIS,
     )
     row.hash = digest(row)
-    session.add(row)
-    session.flush()
+    insert_rows(session, [row])
     return row
 
 

@@ -4,21 +4,22 @@ Registry functions take a session and never commit; the edge (a request, a worke
 opens one `transaction` and everything in it happens or nothing does.
 """
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from datetime import UTC, datetime
+from functools import cache
 from pathlib import Path
 from typing import Any
 
 import sqlalchemy
-from sqlalchemy import Connection, Engine, event, text
+from pydantic_core import from_json
+from sqlalchemy import Connection, Engine, FromClause, Insert, Table, event, insert, text
 from sqlalchemy.dialects import postgresql, sqlite
 from sqlalchemy.engine import make_url
 from sqlalchemy.exc import DBAPIError
 from sqlalchemy.orm import DeclarativeBase, Session, sessionmaker
 from sqlalchemy.pool import ConnectionPoolEntry
 
-from registry.bounded import bound_answers
 from registry.column_types import dump_json
 from registry.settings import Settings
 
@@ -30,6 +31,8 @@ POSTGRES_OPTIONS = (
 )
 
 SessionFactory = sessionmaker[Session]
+Reader = Session | Connection
+"""What queries for rows, not entities, can be sent through."""
 
 
 def create_engine(settings: Settings) -> Engine:
@@ -37,11 +40,14 @@ def create_engine(settings: Settings) -> Engine:
     url = make_url(settings.database_url)
     if url.get_backend_name() == "sqlite":
         return _sqlite_engine(settings.database_url)
+    # Only here: a service on SQLite is smaller and starts sooner without the driver of Postgres.
+    from registry.bounded import bound_answers, refuse_dead
+
     engine = sqlalchemy.create_engine(
         url,
         hide_parameters=True,
         json_serializer=dump_json,
-        pool_pre_ping=True,
+        json_deserializer=from_json,
         pool_size=10,
         max_overflow=20,
         pool_timeout=10,
@@ -52,6 +58,7 @@ def create_engine(settings: Settings) -> Engine:
         },
     )
     bound_answers(engine, settings.database_answer_seconds)
+    refuse_dead(engine)
     return engine
 
 
@@ -110,6 +117,12 @@ def reading(factory: SessionFactory) -> Iterator[Session]:
         yield session
 
 
+def dialect_of(reader: Reader) -> str:
+    """`postgresql` or `sqlite`."""
+    bind = reader.get_bind() if isinstance(reader, Session) else reader
+    return bind.dialect.name
+
+
 def database_now(session: Session) -> datetime:
     """The time by the clock that all processes share: the Postgres server's, or this host's."""
     if session.get_bind().dialect.name == "postgresql":
@@ -125,6 +138,20 @@ def is_full(error: DBAPIError) -> bool:
     # 53100 is `disk_full` in Postgres' table of error codes.
     sqlite_name = getattr(error.orig, "sqlite_errorname", None)
     return sqlite_name == "SQLITE_FULL" or getattr(error.orig, "sqlstate", None) == "53100"
+
+
+def insert_rows(session: Session, rows: Sequence[DeclarativeBase]) -> None:
+    """Insert rows of one table at once, past the session, which neither keeps nor orders them."""
+    table = rows[0].__table__
+    names = table.columns.keys()
+    values = [{name: getattr(row, name) for name in names} for row in rows]
+    session.connection().execute(_insert_into(table), values)
+
+
+@cache
+def _insert_into(table: FromClause) -> Insert:
+    assert isinstance(table, Table)
+    return insert(table)
 
 
 def insert_unless_exists(

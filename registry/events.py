@@ -1,14 +1,47 @@
 """The event log of a job: what happened, numbered without a gap."""
 
+from collections.abc import Sequence
 from typing import Any
 
-from sqlalchemy import select, update
+from sqlalchemy import bindparam, select, update
 from sqlalchemy.orm import Session
+from sqlalchemy.orm.attributes import set_committed_value
 
 from registry import webhooks
-from registry.db import database_now
+from registry.db import database_now, insert_rows
 from registry.ids import new_id
 from registry.tables import Job, JobEvent
+
+_NEXT = (
+    update(Job)
+    .where(Job.id == bindparam("job_id"))
+    .values(last_event_seq=Job.last_event_seq + 1)
+    .returning(Job.last_event_seq)
+    .execution_options(synchronize_session=False)
+)
+
+
+def insert_first(session: Session, job: Job, first: Sequence[tuple[str, dict[str, Any]]]) -> None:
+    """The first events, by type and data, of a job that nobody else can see yet.
+
+    Its `last_event_seq` is their number already.
+    """
+    rows = [
+        JobEvent(
+            id=new_id("evt"),
+            job_id=job.id,
+            seq=seq,
+            type=event_type,
+            level="info",
+            data=data,
+            fence=job.fence,
+            created_at=job.created_at,
+        )
+        for seq, (event_type, data) in enumerate(first, 1)
+    ]
+    insert_rows(session, rows)
+    for row in rows:
+        webhooks.announce(session, job, row)
 
 
 def append(
@@ -25,14 +58,8 @@ def append(
     appear in commit order, and a rollback leaves no hole.
     """
     session.flush()
-    seq = session.execute(
-        update(Job)
-        .where(Job.id == job.id)
-        .values(last_event_seq=Job.last_event_seq + 1)
-        .returning(Job.last_event_seq),
-        execution_options={"synchronize_session": False},
-    ).scalar_one()
-    session.refresh(job, ["last_event_seq"])
+    seq = session.execute(_NEXT, {"job_id": job.id}).scalar_one()
+    set_committed_value(job, "last_event_seq", seq)
     row = JobEvent(
         id=new_id("evt"),
         job_id=job.id,

@@ -3,7 +3,7 @@
 from dataclasses import dataclass
 from typing import Any
 
-from sqlalchemy import func, select
+from sqlalchemy import bindparam, func, select
 from sqlalchemy.orm import Session
 
 from registry.errors import QuotaExceeded
@@ -20,10 +20,13 @@ class Quotas:
     storage_bytes: int | None = None
 
 
+_QUOTAS = select(Tenant.quotas).where(Tenant.id == bindparam("tenant_id"))
+
+
 def of(session: Session, tenant_id: str, *, lock: bool = False) -> Quotas:
     """The tenant's quotas; with `lock`, who asks next waits until this transaction has ended."""
-    query = select(Tenant.quotas).where(Tenant.id == tenant_id)
-    found: dict[str, Any] = session.execute(query.with_for_update() if lock else query).scalar_one()
+    query = _QUOTAS.with_for_update() if lock else _QUOTAS
+    found: dict[str, Any] = session.execute(query, {"tenant_id": tenant_id}).scalar_one()
     known = {name: found.get(name) for name in Quotas.__dataclass_fields__}
     return Quotas(**known)
 
@@ -49,7 +52,8 @@ def check_job(session: Session, tenant_id: str, *, storage_bytes: int = 0) -> No
         waiting = count_jobs(session, tenant_id, running=False)
         if limits.max_queued is not None and waiting >= limits.max_queued:
             raise QuotaExceeded("quota_jobs", f"{waiting} jobs wait already", limits.max_queued)
-    check_storage(session, tenant_id, storage_bytes)
+    if limits.storage_bytes is not None:
+        check_storage(session, tenant_id, storage_bytes)
 
 
 def check_storage(session: Session, tenant_id: str, num_bytes: int) -> None:

@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from datetime import datetime, timedelta
 from typing import Any
 
-from sqlalchemy import or_, select
+from sqlalchemy import bindparam, or_, select
 from sqlalchemy.orm import Session
 
 from registry.db import database_now
@@ -139,16 +139,19 @@ def sign(secret: str, message_id: str, timestamp: int, body: bytes) -> str:
 # --- deliveries -----------------------------------------------------------------------------------
 
 
+_LISTENING = select(Webhook).where(
+    Webhook.tenant_id == bindparam("tenant_id"),
+    Webhook.status == "enabled",
+    or_(Webhook.job_id.is_(None), Webhook.job_id == bindparam("job_id")),
+)
+
+
 def announce(session: Session, job: Job, event: JobEvent) -> None:
     """Queue an event of a job for every webhook that asks for it."""
     if event.type not in EVENTS:
         return
-    query = select(Webhook).where(
-        Webhook.tenant_id == job.tenant_id,
-        Webhook.status == "enabled",
-        or_(Webhook.job_id.is_(None), Webhook.job_id == job.id),
-    )
-    for webhook in session.scalars(query):
+    asked = {"tenant_id": job.tenant_id, "job_id": job.id}
+    for webhook in session.scalars(_LISTENING, asked):
         if event.type in webhook.events:
             data = {"job": job.id, "seq": event.seq, "level": event.level, **event.data}
             add_delivery(session, webhook, event.type, data, event_id=event.id)

@@ -6,8 +6,9 @@ from typing import Annotated
 from fastapi import APIRouter, Form, Query, Request, Response
 from fastapi.responses import RedirectResponse
 
-from api.deps import Principal, authenticate, signed_in
+from api.deps import Principal, principal_of, signed_in
 from api.errors import Problem
+from api.known_keys import KnownKeys
 from api.sessions import FORM_COOKIE, SESSION_COOKIE, SESSION_SECONDS, SessionSigner
 from registry.errors import InvalidApiKey
 
@@ -55,7 +56,8 @@ def sign_in(
 
 def _holder(request: Request, api_key: str) -> Principal | None:
     try:
-        return authenticate(request.app.state.sessions, api_key)
+        keys: KnownKeys = request.app.state.known_keys
+        return principal_of(keys.look_up(api_key))
     except InvalidApiKey:
         return None
 

@@ -9,7 +9,8 @@ from sqlalchemy.orm import Session
 
 from api.dashboard.figures import Tick
 from api.dashboard.units import duration
-from api.representations import STATUS_EVENTS, read_attempt
+from api.job_representations import STATUS_EVENTS
+from api.representations import read_attempt
 from api.schemas.attempts import AttemptRead
 from registry import attempts, jobs
 from registry.db import database_now

@@ -8,7 +8,8 @@ from sqlalchemy.orm import Session
 
 from api.dashboard.curves import Drawing, by_quality, drawings_of
 from api.dashboard.figures import Heatmap, heatmap
-from api.representations import read_checkpoint, read_event, read_job, read_widths
+from api.job_representations import read_job
+from api.representations import read_checkpoint, read_event, read_widths
 from api.schemas.checkpoints import CheckpointRead, FileRead
 from api.schemas.jobs import JobRead
 from api.schemas.progress import EventRead, WidthsRead

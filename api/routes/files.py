@@ -11,7 +11,6 @@ from typing import Annotated, Any
 from fastapi import APIRouter, Depends, Header, Query, Request, Response
 from fastapi.concurrency import run_in_threadpool
 from fastapi.responses import JSONResponse
-from starlette.datastructures import UploadFile
 
 from api.deps import FilesReader, FilesWriter, Principal, ReadSession, StoreDep, WriteSession
 from api.errors import Problem
@@ -19,9 +18,9 @@ from api.openapi import problems
 from api.representations import read_upload
 from api.schemas.files import UploadPage, UploadRead
 from api.serving import send_blob
-from api.uploads import Parts, append, finish
+from api.uploads import Parts, append, finish, form_file
 from registry import files, quotas
-from registry.storage import CHUNK_BYTES, ArtifactStore
+from registry.storage import ArtifactStore
 from registry.tables import UploadedFile
 from registry.tenancy import reading_of, transaction_of
 
@@ -33,7 +32,7 @@ _FILE_ID = r"^file_[0-9a-f]{32}$"
 _MAX = 2**50
 
 
-def parts_of(request: Request) -> Parts:
+async def parts_of(request: Request) -> Parts:
     """Where this process keeps what is being uploaded."""
     return Parts(request.app.state.settings.data_dir)
 
@@ -60,6 +59,7 @@ _FORM = {
         "type": "object",
         "required": ["file"],
         "properties": {"file": {"type": "string", "format": "binary"}},
+        "additionalProperties": False,
     }
 }
 _WHOLE_BODY = {
@@ -95,7 +95,7 @@ async def create_file(
     """
     _check_length(request, upload_length)
     if request.headers.get("content-type", "").startswith("multipart/form-data"):
-        name, content = await _form_file(request, name)
+        name, content = await form_file(request, name, _NAME)
     else:
         content = request.stream()
     if name is None:
@@ -121,23 +121,6 @@ def _check_length(request: Request, num_bytes: int | None) -> None:
     limit = request.app.state.api_settings.max_upload_bytes
     if num_bytes is not None and num_bytes > limit:
         raise Problem("body_too_large", f"The upload may have {limit} bytes.")
-
-
-async def _form_file(request: Request, name: str | None) -> tuple[str, AsyncIterator[bytes]]:
-    form = await request.form(max_files=1, max_fields=8)
-    sent = form.get("file")
-    if not isinstance(sent, UploadFile):
-        raise Problem("validation_error", "file: the form has no such file", param="file")
-    found = name or (sent.filename or "").replace("\\", "/").rpartition("/")[2]
-    if not _NAME.fullmatch(found):
-        detail = f"name: {found!r} must end in .txt, .md, .jsonl or .parquet"
-        raise Problem("validation_error", detail, param="name")
-
-    async def pieces() -> AsyncIterator[bytes]:
-        while piece := await sent.read(CHUNK_BYTES):
-            yield piece
-
-    return found, pieces()
 
 
 async def _receive(

@@ -1,6 +1,5 @@
 """Jobs: create, list, read, steer, delete."""
 
-import asyncio
 import time
 from typing import Annotated, Any
 
@@ -12,15 +11,9 @@ from sqlalchemy.orm import Session
 from api.answer_once import IdempotencyKey, answer_once
 from api.bodies import Body, json_body
 from api.deps import (
-    JobsDeleter,
     JobsReader,
     JobsWriter,
-    ModelConfigsDep,
-    ReadSession,
-    SettingsDep,
-    WriteSession,
 )
-from api.errors import Problem
 from api.estimates import (
     Foretold,
     file_sizes,
@@ -29,36 +22,35 @@ from api.estimates import (
     summary_of,
 )
 from api.forecasts import estimate_with_history
+from api.job_representations import read_job, read_jobs
 from api.openapi import body_of, problems
+from api.own_text import with_own_text
 from api.paths import refuse_forbidden_paths
 from api.queries import METADATA_PARAMETER, JobQueryDep, MetadataFilter
-from api.representations import read_job, read_jobs, read_webhook
+from api.representations import read_webhook
 from api.schemas.jobs import (
     JobCreate,
     JobCreatedRead,
     JobDryRun,
     JobPage,
     JobRead,
-    JobUpdate,
-    PauseRequest,
 )
 from api.schemas.webhooks import WebhookSecretRead
 from api.serving import matches_etag, written
+from api.watching import JobWatcher, Mark, mark_of
 from registry import jobs, outbound, quotas, webhooks
 from registry.estimates import find_pace
 from registry.jobs import JobFilter
 from registry.settings import Settings
-from registry.tables import Job
-from registry.tenancy import reading_of
+from registry.tenancy import looking_of, reading_of, transaction_of
 from registry.webhooks import WebhookWish
 
 router = APIRouter(prefix="/v1/jobs", tags=["jobs"])
 
+_STILL_THERE_SECONDS = 5.0
+"""How often is looked whether who polls has left."""
+
 CreateBody = Annotated[Body[JobCreate], Depends(json_body(JobCreate))]
-IfMatch = Annotated[
-    str | None, Header(description="Only if the job is still as this ETag, else 412.")
-]
-PauseBody = Annotated[Body[PauseRequest], Depends(json_body(PauseRequest, optional=True))]
 
 
 @router.post(
@@ -76,33 +68,34 @@ def create_job(
     request: Request,
     who: JobsWriter,
     body: CreateBody,
-    session: WriteSession,
-    settings: SettingsDep,
-    configs: ModelConfigsDep,
     idempotency_key: IdempotencyKey = None,
     dry_run: Annotated[bool, Query(description="Validate and resolve, but store nothing.")] = False,
 ) -> Response:
     """Queue a pruning job. Three fields are enough: `model`, `target`, `data`."""
+    state = request.app.state
+    settings: Settings = state.settings
+    # Before the transaction: whoever writes to SQLite must not wait for a hub meanwhile.
+    body = with_own_text(state.sessions, who, body)
     refuse_forbidden_paths(body.value, settings)
-    # Before the first statement: whoever writes to SQLite must not wait for a hub meanwhile.
-    sessions, recipe = request.app.state.sessions, body.value.recipe
-    token = model_token(sessions, who, recipe, settings)
-    foretold = foretell(recipe, configs, file_sizes(sessions, who, recipe), token=token)
+    recipe = body.value.recipe
+    token = model_token(state.sessions, who, recipe, settings)
+    sizes = file_sizes(state.sessions, who, recipe)
+    foretold = foretell(recipe, state.model_configs, sizes, token=token)
     if body.value.webhook is not None:
         outbound.parse(body.value.webhook.url, settings.webhook_private_hosts, "webhook.url")
     if dry_run:
-        return JSONResponse(_dry_run(session, who.tenant_id, body, foretold))
-    answer = answer_once(
-        session,
-        tenant_id=who.tenant_id,
-        key=idempotency_key,
-        path="/v1/jobs",
-        written=body.written,
-        create=lambda: _with_secret(
-            session, create_queued(session, who.tenant_id, body, foretold), settings
-        ),
-        secret=("webhook", "secret"),
-    )
+        with reading_of(state.sessions, who.tenant_id) as session:
+            return JSONResponse(_dry_run(session, who.tenant_id, body, foretold))
+    with transaction_of(state.sessions, who.tenant_id) as session:
+        answer = answer_once(
+            session,
+            tenant_id=who.tenant_id,
+            key=idempotency_key,
+            path="/v1/jobs",
+            written=body.written,
+            create=lambda: _created_queued(session, who.tenant_id, body, foretold, settings),
+            secret=("webhook", "secret"),
+        )
     return _created(answer.body, answer.headers)
 
 
@@ -148,9 +141,16 @@ def create_queued(
     return read_job(session, job).model_dump(mode="json")
 
 
-def _with_secret(session: Session, answer: dict[str, Any], settings: Settings) -> dict[str, Any]:
-    """The answer with the job's own webhook, whose secret is shown this once."""
-    row = webhooks.of_job(session, answer["id"])
+def _created_queued(
+    session: Session,
+    tenant_id: str,
+    body: Body[JobCreate],
+    foretold: Foretold | None,
+    settings: Settings,
+) -> dict[str, Any]:
+    """The answer, with the job's own webhook if it has one, whose secret is shown this once."""
+    answer = create_queued(session, tenant_id, body, foretold)
+    row = webhooks.of_job(session, answer["id"]) if body.value.webhook is not None else None
     if row is None:
         return answer
     secret = webhooks.signing_secrets(row, settings.installation_secret, row.created_at)[0]
@@ -171,34 +171,43 @@ def _created(answer: dict[str, Any], headers: dict[str, str] | None = None) -> R
     responses=problems(400, 401, 403, 422),
 )
 def list_jobs(
-    who: JobsReader, query: JobQueryDep, metadata: MetadataFilter, session: ReadSession
+    request: Request, who: JobsReader, query: JobQueryDep, metadata: MetadataFilter
 ) -> Response:
     """The jobs of your tenant, newest first. Pages stay in place while jobs are added."""
-    page = jobs.list_page(
-        session,
-        who.tenant_id,
-        limit=query.limit,
-        after=query.after,
-        order=query.order,
-        where=JobFilter(
-            statuses=query.status,
-            model=query.model,
-            name_contains=query.q,
-            metadata=metadata,
-            created_after=query.created_after,
-            created_before=query.created_before,
-        ),
+    where = JobFilter(
+        statuses=query.status,
+        model=query.model,
+        name_contains=query.q,
+        metadata=metadata,
+        created_after=query.created_after,
+        created_before=query.created_before,
     )
+    with looking_of(request.app.state.sessions, who.tenant_id) as reader:
+        page = jobs.list_page(
+            reader,
+            who.tenant_id,
+            limit=query.limit,
+            after=query.after,
+            order=query.order,
+            where=where,
+        )
+        read = read_jobs(reader, page.items)
     answer = JobPage(
-        data=read_jobs(session, page.items),
+        data=read,
         has_more=page.has_more,
-        first_id=page.items[0].id if page.items else None,
-        last_id=page.items[-1].id if page.items else None,
+        first_id=read[0].id if read else None,
+        last_id=read[-1].id if read else None,
     )
     return written(answer)
 
 
-async def long_poll(
+@router.get(
+    "/{job_id}",
+    response_model=JobRead,
+    summary="Read a job",
+    responses={304: {"description": "Unchanged."}, **problems(401, 403, 404, 422)},
+)
+async def get_job(
     request: Request,
     job_id: str,
     who: JobsReader,
@@ -206,133 +215,42 @@ async def long_poll(
         float, Query(ge=0, le=60, description="Seconds to wait for a version above `if_version`.")
     ] = 0,
     if_version: Annotated[int | None, Query(ge=0, description="The version you have.")] = None,
-) -> None:
-    """Return once the job's version differs from `if_version`, or after `wait` seconds."""
-    if not wait or if_version is None:
-        return
-    ends = time.monotonic() + wait
-    poll_seconds = request.app.state.api_settings.poll_seconds
-    while await run_in_threadpool(_version, request, who.tenant_id, job_id) == if_version:
-        left = ends - time.monotonic()
-        if left <= 0 or await request.is_disconnected():
-            return
-        await asyncio.sleep(min(poll_seconds, left))
-
-
-def _version(request: Request, tenant_id: str, job_id: str) -> int:
-    with reading_of(request.app.state.sessions, tenant_id) as session:
-        return jobs.get(session, tenant_id, job_id).version
-
-
-@router.get(
-    "/{job_id}",
-    response_model=JobRead,
-    summary="Read a job",
-    dependencies=[Depends(long_poll)],
-    responses={304: {"description": "Unchanged."}, **problems(401, 403, 404, 422)},
-)
-def get_job(
-    job_id: str,
-    who: JobsReader,
-    session: ReadSession,
     if_none_match: Annotated[str | None, Header(description="An ETag you have.")] = None,
 ) -> Response:
     """A job as it is now; with `wait` and `if_version`, as soon as it has changed."""
-    job = jobs.get(session, who.tenant_id, job_id)
-    headers = {"ETag": f'"v{job.version}"', "Cache-Control": "private, no-cache"}
-    if matches_etag(if_none_match, headers["ETag"]):
-        return Response(status_code=304, headers=headers)
-    return written(read_job(session, job), headers)
+    if wait and if_version is not None:
+        await _changed(request, who.tenant_id, job_id, if_version, wait)
+    return await run_in_threadpool(_answer, request, who.tenant_id, job_id, if_none_match)
 
 
-@router.patch(
-    "/{job_id}",
-    response_model=JobRead,
-    summary="Change a job",
-    openapi_extra=body_of("JobUpdate"),
-    responses=problems(400, 401, 403, 404, 412, 413, 415, 422),
-)
-def update_job(
-    job_id: str,
-    who: JobsWriter,
-    body: Annotated[Body[JobUpdate], Depends(json_body(JobUpdate))],
-    session: WriteSession,
-    if_match: IfMatch = None,
-) -> Response:
-    """Another name, other labels, priority or limits; with If-Match only if nothing changed."""
-    job = _locked(session, who.tenant_id, job_id, if_match)
-    if body.value.changes:
-        jobs.update(session, job, body.value.changes)
-    answer = read_job(session, job)
-    headers = {"ETag": f'"v{answer.version}"'}
-    return JSONResponse(answer.model_dump(mode="json"), headers=headers)
+def _answer(request: Request, tenant_id: str, job_id: str, if_none_match: str | None) -> Response:
+    with looking_of(request.app.state.sessions, tenant_id) as reader:
+        if if_none_match is not None:
+            headers = _entity(jobs.version_of(reader, tenant_id, job_id))
+            if matches_etag(if_none_match, headers["ETag"]):
+                return Response(status_code=304, headers=headers)
+        answer = read_job(reader, jobs.look(reader, tenant_id, job_id))
+    return written(answer, _entity(answer.version))
 
 
-_STEERING = problems(401, 403, 404, 409, 412, 422)
-
-
-@router.post("/{job_id}/cancel", status_code=202, summary="Cancel", responses=_STEERING)
-def cancel_job(
-    job_id: str, who: JobsWriter, session: WriteSession, if_match: IfMatch = None
-) -> JobRead:
-    """Stop a job for good; its checkpoints stay. Repeating it changes nothing."""
-    job = _locked(session, who.tenant_id, job_id, if_match)
-    jobs.request_cancel(session, job)
-    return read_job(session, job)
-
-
-@router.post(
-    "/{job_id}/pause",
-    status_code=202,
-    summary="Pause",
-    openapi_extra=body_of("PauseRequest", required=False),
-    responses=problems(400, 401, 403, 404, 409, 412, 413, 415, 422),
-)
-def pause_job(
-    job_id: str,
-    who: JobsWriter,
-    body: PauseBody,
-    session: WriteSession,
-    if_match: IfMatch = None,
-) -> JobRead:
-    """Stop at the next boundary (`save`) or at once, losing what came after the last checkpoint."""
-    job = _locked(session, who.tenant_id, job_id, if_match)
-    jobs.request_pause(session, job, body.value.checkpoint)
-    return read_job(session, job)
-
-
-@router.post("/{job_id}/resume", status_code=202, summary="Resume", responses=_STEERING)
-def resume_job(
-    job_id: str, who: JobsWriter, session: WriteSession, if_match: IfMatch = None
-) -> JobRead:
-    """Queue a paused job again; it goes on from its last checkpoint."""
-    job = _locked(session, who.tenant_id, job_id, if_match)
-    jobs.resume(session, job)
-    return read_job(session, job)
-
-
-@router.post("/{job_id}/retry", status_code=202, summary="Retry", responses=_STEERING)
-def retry_job(
-    job_id: str, who: JobsWriter, session: WriteSession, if_match: IfMatch = None
-) -> JobRead:
-    """Queue a failed or cancelled job again; it goes on from its last checkpoint."""
-    job = _locked(session, who.tenant_id, job_id, if_match)
-    jobs.retry(session, job)
-    return read_job(session, job)
-
-
-@router.delete("/{job_id}", status_code=204, summary="Delete", responses=_STEERING)
-def delete_job(
-    job_id: str, who: JobsDeleter, session: WriteSession, if_match: IfMatch = None
+async def _changed(
+    request: Request, tenant_id: str, job_id: str, version: int, seconds: float
 ) -> None:
-    """Remove an ended job and what it stored."""
-    jobs.delete(session, _locked(session, who.tenant_id, job_id, if_match))
+    """Return once the job has another version, or after so many seconds."""
+    ends = time.monotonic() + seconds
+    watcher: JobWatcher = request.app.state.watcher
+    while True:
+        mark = await run_in_threadpool(_mark, request, tenant_id, job_id)
+        left = ends - time.monotonic()
+        if mark.version != version or left <= 0 or await request.is_disconnected():
+            return
+        await watcher.wait(job_id, mark, min(left, _STILL_THERE_SECONDS))
 
 
-def _locked(session: WriteSession, tenant_id: str, job_id: str, if_match: str | None) -> Job:
-    """The job, held until the answer; with `if_match` only if it is as the caller knows it."""
-    job = jobs.get(session, tenant_id, job_id, for_update=True)
-    if if_match is not None and not matches_etag(if_match, f'"v{job.version}"'):
-        detail = f"The job is at version {job.version}."
-        raise Problem("version_mismatch", detail, param="If-Match")
-    return job
+def _mark(request: Request, tenant_id: str, job_id: str) -> Mark:
+    with looking_of(request.app.state.sessions, tenant_id) as reader:
+        return mark_of(jobs.look(reader, tenant_id, job_id))
+
+
+def _entity(version: int) -> dict[str, str]:
+    return {"ETag": f'"v{version}"', "Cache-Control": "private, no-cache"}

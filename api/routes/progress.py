@@ -1,30 +1,29 @@
 """What a job reports while it goes: events, as pages and as a stream, curves and widths."""
 
-import math
-from collections.abc import AsyncIterable
-from dataclasses import dataclass
-from typing import Annotated, Any, Literal
+from collections.abc import AsyncIterator
+from functools import partial
+from typing import Annotated, Literal
 
-from fastapi import APIRouter, Depends, Header, Query, Request
-from fastapi.concurrency import run_in_threadpool
-from fastapi.sse import EventSourceResponse, ServerSentEvent
+from fastapi import APIRouter, Depends, Header, Query, Request, Response
+from fastapi.sse import KEEPALIVE_COMMENT, EventSourceResponse, format_sse_event
 
 from api.deps import JobsReader, ReadSession
+from api.news import Place, finite, read_news
 from api.openapi import problems
 from api.queries import MAX_POINTS
 from api.representations import read_event, read_widths
-from api.schemas.progress import EventPage, EventRead, Metrics, WidthsRead
-from api.watching import JobWatcher, Mark, mark_of
+from api.schemas.progress import EventPage, Metrics, WidthsRead
+from api.watching import JobWatcher
 from registry import checkpoints, events, jobs, metrics
 from registry.db import SessionFactory
-from registry.status import TERMINAL
 from registry.tables import Job
-from registry.tenancy import reading_of
 
 router = APIRouter(prefix="/v1/jobs/{job_id}", tags=["progress"])
 
-STREAM_BATCH = 100
 RECONNECT_MILLISECONDS = 3000
+KEEP_ALIVE_SECONDS = 15.0
+# Neither a cache nor nginx, which would wait for more.
+_NOT_HELD_BACK = {"Cache-Control": "no-cache", "X-Accel-Buffering": "no"}
 MetricKey = Literal[
     "num_tokens", "loss", "learning_rate", "grad_norm", "tokens_per_second", "increment"
 ]
@@ -52,14 +51,6 @@ def known_job(job_id: str, who: JobsReader, session: ReadSession) -> Job:
     return jobs.get(session, who.tenant_id, job_id)
 
 
-@dataclass
-class _Place:
-    """How far a stream has come."""
-
-    seq: int
-    step: int
-
-
 @router.get(
     "/stream",
     response_class=EventSourceResponse,
@@ -75,70 +66,38 @@ async def stream_events(
     after: Annotated[
         int, Query(ge=0, le=_MAX_SEQ, description="The same for a first connection.")
     ] = 0,
-) -> AsyncIterable[ServerSentEvent]:
+) -> Response:
     """Every event of a job as it happens, each once, and `metrics` with the latest step between.
 
     Ends after the job has. A slow reader is sent the rows later: nothing waits in memory.
     """
-    yield ServerSentEvent(retry=RECONNECT_MILLISECONDS)
-    place = _Place(seq=max(after, _sequence(last_event_id)), step=job.step)
+    place = Place(seq=max(after, _sequence(last_event_id)), step=job.step)
+    told = _telling(request, job.tenant_id, job.id, place)
+    return EventSourceResponse(told, headers=_NOT_HELD_BACK)
+
+
+async def _telling(
+    request: Request, tenant_id: str, job_id: str, place: Place
+) -> AsyncIterator[bytes]:
+    yield format_sse_event(retry=RECONNECT_MILLISECONDS)
     sessions: SessionFactory = request.app.state.sessions
     watcher: JobWatcher = request.app.state.watcher
     while not request.app.state.stopping.is_set():
-        rows, point, mark = await run_in_threadpool(_news, sessions, job, place)
-        for row in rows:
-            yield ServerSentEvent(raw_data=row.model_dump_json(), event=row.type, id=str(row.seq))
-        if point is not None:
-            yield ServerSentEvent(data=point, event="metrics")
-        if mark is None:
+        read = partial(read_news, sessions, tenant_id, job_id, place)
+        news = await watcher.shared((job_id, place), read)
+        place = news.place
+        if news.written:
+            yield news.written
+        if news.mark is None:
             return
-        if not rows:
-            await watcher.wait(job.id, mark)
-    yield ServerSentEvent(event="bye", data={})
+        while not news.has_more and not await watcher.wait(job_id, news.mark, KEEP_ALIVE_SECONDS):
+            yield KEEPALIVE_COMMENT
+    yield format_sse_event(event="bye", data_str="{}")
 
 
 def _sequence(last_event_id: str | None) -> int:
     digits = (last_event_id or "").strip()
     return min(int(digits), _MAX_SEQ) if digits.isascii() and digits.isdigit() else 0
-
-
-def _news(
-    sessions: SessionFactory, known: Job, place: _Place
-) -> tuple[list[EventRead], dict[str, Any] | None, Mark | None]:
-    """The events after `place` (moved on), the newest step if any, and where the job stands.
-
-    That is None when there will be no more.
-    """
-    with reading_of(sessions, known.tenant_id) as session:
-        job = session.get(Job, known.id)
-        if job is None:
-            return [], None, None
-        rows = events.list_after(session, job.id, place.seq, STREAM_BATCH)
-        place.seq = rows[-1].seq if rows else place.seq
-        ended = job.status in TERMINAL and place.seq >= job.last_event_seq
-        point = None
-        if job.step > place.step:
-            point = _latest_step(metrics.columns(session, job.id, from_step=place.step + 1))
-            place.step = job.step
-        return [read_event(row) for row in rows], point, None if ended else mark_of(job)
-
-
-def _latest_step(columns: metrics.Columns) -> dict[str, Any] | None:
-    if not columns["step"]:
-        return None
-    last = {key: values[-1] for key, values in columns.items()}
-    return {
-        "step": last["step"],
-        "tokens_seen": last["num_tokens"],
-        "train_loss": finite(last["loss"]),
-        "lr": finite(last["learning_rate"]),
-        "tok_s": finite(last["tokens_per_second"]),
-    }
-
-
-def finite(value: object) -> float | None:
-    """The number, or None where JSON has no way to write it."""
-    return float(value) if isinstance(value, int | float) and math.isfinite(value) else None
 
 
 @router.get("/metrics", summary="Training curves", responses=problems(401, 403, 404, 422))

@@ -3,8 +3,9 @@
 from datetime import timedelta
 from typing import Annotated, Any
 
-from fastapi import APIRouter, Depends, Query, Response
+from fastapi import APIRouter, Depends, Header, Query, Response
 from fastapi.responses import JSONResponse
+from sqlalchemy.orm import Session
 
 from api.answer_once import IdempotencyKey, answer_once
 from api.bodies import Body, json_body
@@ -21,11 +22,15 @@ from api.schemas.webhooks import (
     WebhookSecretRead,
     WebhookUpdate,
 )
+from api.serving import etag_of, matches_etag, require_match, written
 from registry import outbound, webhooks
 from registry.tables import Webhook, WebhookDelivery
 
 router = APIRouter(prefix="/v1/webhooks", tags=["administration"])
 
+IfMatch = Annotated[
+    str | None, Header(description="Only if the webhook is still as this ETag, else 412.")
+]
 _REFUSALS = problems(401, 403, 404, 422)
 _WRITING = problems(400, 401, 403, 404, 409, 413, 415, 422)
 
@@ -84,17 +89,32 @@ def list_webhooks(who: Admin, session: ReadSession) -> WebhookList:
     )
 
 
-@router.get("/{webhook_id}", summary="Read a webhook", responses=_REFUSALS)
-def get_webhook(webhook_id: str, who: Admin, session: ReadSession) -> WebhookRead:
+@router.get(
+    "/{webhook_id}",
+    response_model=WebhookRead,
+    summary="Read a webhook",
+    responses={304: {"description": "Unchanged."}, **_REFUSALS},
+)
+def get_webhook(
+    webhook_id: str,
+    who: Admin,
+    session: ReadSession,
+    if_none_match: Annotated[str | None, Header(description="An ETag you have.")] = None,
+) -> Response:
     """One webhook, without its secret."""
-    return read_webhook(webhooks.get(session, who.tenant_id, webhook_id))
+    answer = read_webhook(webhooks.get(session, who.tenant_id, webhook_id))
+    headers = {"ETag": etag_of(answer), "Cache-Control": "private, no-cache"}
+    if matches_etag(if_none_match, headers["ETag"]):
+        return Response(status_code=304, headers=headers)
+    return written(answer, headers)
 
 
 @router.patch(
     "/{webhook_id}",
+    response_model=WebhookRead,
     summary="Change a webhook",
     openapi_extra=body_of("WebhookUpdate"),
-    responses=_WRITING,
+    responses={**_WRITING, **problems(412)},
 )
 def update_webhook(
     webhook_id: str,
@@ -102,10 +122,11 @@ def update_webhook(
     body: Annotated[Body[WebhookUpdate], Depends(json_body(WebhookUpdate))],
     session: WriteSession,
     settings: SettingsDep,
-) -> WebhookRead:
-    """Another address, other events, or whether it is called at all."""
+    if_match: IfMatch = None,
+) -> Response:
+    """Another address, other events, or whether it is called; with If-Match only if unchanged."""
     wanted = body.value
-    row = webhooks.get(session, who.tenant_id, webhook_id, for_update=True)
+    row = _locked(session, who.tenant_id, webhook_id, if_match)
     if wanted.url is not None:
         outbound.parse(wanted.url, settings.webhook_private_hosts)
         row.url = wanted.url
@@ -113,13 +134,28 @@ def update_webhook(
         row.events = list(wanted.events)
     if wanted.status is not None:
         row.status, row.status_reason = wanted.status, None
-    return read_webhook(row)
+    answer = read_webhook(row)
+    return written(answer, {"ETag": etag_of(answer)})
 
 
-@router.delete("/{webhook_id}", status_code=204, summary="Remove a webhook", responses=_REFUSALS)
-def delete_webhook(webhook_id: str, who: Admin, session: WriteSession) -> None:
+def _locked(session: Session, tenant_id: str, webhook_id: str, if_match: str | None) -> Webhook:
+    """The webhook, held until the answer; with `if_match` only if it is as the caller knows it."""
+    row = webhooks.get(session, tenant_id, webhook_id, for_update=True)
+    require_match(if_match, etag_of(read_webhook(row)))
+    return row
+
+
+@router.delete(
+    "/{webhook_id}",
+    status_code=204,
+    summary="Remove a webhook",
+    responses={**_REFUSALS, **problems(412)},
+)
+def delete_webhook(
+    webhook_id: str, who: Admin, session: WriteSession, if_match: IfMatch = None
+) -> None:
     """Call it no more."""
-    webhooks.delete(webhooks.get(session, who.tenant_id, webhook_id, for_update=True))
+    webhooks.delete(_locked(session, who.tenant_id, webhook_id, if_match))
 
 
 @router.post(

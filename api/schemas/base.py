@@ -2,7 +2,7 @@
 
 import re
 from datetime import UTC, datetime
-from typing import Annotated
+from typing import Annotated, Any
 
 from pydantic import (
     AfterValidator,
@@ -39,6 +39,10 @@ def _written_out(value: object) -> object:
 # Pydantic also reads bare numbers as seconds since 1970.
 UtcTime = Annotated[AwareDatetime, AfterValidator(_as_utc), BeforeValidator(_written_out)]
 _RFC3339 = re.compile(r"\d{4}-\d\d-\d\d[Tt ]\d\d:\d\d")
+
+
+StoredJson = dict[str, Any]
+"""JSON that the database returned: looking through every value of it again finds nothing."""
 
 
 class Read(BaseModel):

@@ -2,9 +2,9 @@
 
 from typing import Literal
 
-from pydantic import BaseModel, ConfigDict, Field, JsonValue
+from pydantic import BaseModel, ConfigDict, Field
 
-from api.schemas.base import Read, Timestamp
+from api.schemas.base import Read, StoredJson, Timestamp
 from pruning.events import LayerWidths
 
 
@@ -33,7 +33,7 @@ class EvaluationRead(Read):
     value: float | None = Field(description="The number; null when it is not finite.")
     stderr: float | None = Field(description="Its standard error, when known.")
     n: int | None = Field(description="Over how many samples.")
-    protocol: dict[str, JsonValue] = Field(description="How: device, lengths, dtype and the like.")
+    protocol: StoredJson = Field(description="How: device, lengths, dtype and the like.")
     created_at: Timestamp = Field(description="When it was recorded.")
 
 

@@ -6,9 +6,9 @@ is validated by the class that the run consumes.
 
 from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, JsonValue, StringConstraints
+from pydantic import BaseModel, ConfigDict, Field, StringConstraints
 
-from api.schemas.base import Read, Timestamp
+from api.schemas.base import Read, StoredJson, Timestamp
 from api.schemas.estimates import EstimateRead
 from api.schemas.webhooks import WebhookCreate, WebhookSecretRead
 from pruning.events import Outcome, Phase
@@ -234,7 +234,7 @@ class JobRead(Read):
     worker: WorkerRead | None = Field(description="Who runs it now.")
     latest_checkpoint: str | None = Field(description="Id of the last committed checkpoint.")
     best_checkpoint: str | None = Field(description="Id of the checkpoint with the best quality.")
-    resolved: dict[str, JsonValue] = Field(
+    resolved: StoredJson = Field(
         description="What simple forms, defaults and `auto` became: the whole recipe under "
         "`recipe`, and, once a run has begun, revisions, data fingerprint and versions."
     )
@@ -244,7 +244,7 @@ class JobRead(Read):
     )
     error: JobError | None = Field(description="Why a failed job failed.")
     status_transitions: list[Transition] = Field(description="Every change of status, in order.")
-    spec: dict[str, JsonValue] = Field(description="The request as it was accepted.")
+    spec: StoredJson = Field(description="The request as it was accepted.")
     metadata: dict[str, str] = Field(description="Your own labels.")
     links: JobLinks = Field(description="Where to go on.")
 
@@ -260,7 +260,7 @@ class JobDryRun(Read):
 
     object: Literal["prune.job.dry_run"] = Field("prune.job.dry_run", description="The kind.")
     valid: Literal[True] = Field(True, description="An invalid request is answered with 422.")
-    resolved: dict[str, JsonValue] = Field(description="The recipe with every default filled.")
+    resolved: StoredJson = Field(description="The recipe with every default filled.")
     estimate: EstimateRead | None = Field(
         description="What it would lead to; null when the model cannot be looked at from here."
     )

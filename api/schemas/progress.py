@@ -2,9 +2,9 @@
 
 from typing import Literal
 
-from pydantic import Field, JsonValue
+from pydantic import Field
 
-from api.schemas.base import Read, Timestamp
+from api.schemas.base import Read, StoredJson, Timestamp
 from pruning.events import LayerWidths
 
 
@@ -17,7 +17,7 @@ class EventRead(Read):
     seq: int = Field(description="Gap-free number within the job, from 1; the cursor.")
     type: str = Field(description="Such as `job.started`, `increment.started`, `eval.completed`.")
     level: Literal["info", "warning", "error"] = Field(description="How much it matters.")
-    data: dict[str, JsonValue] = Field(description="Details, by type.")
+    data: StoredJson = Field(description="Details, by type.")
     created_at: Timestamp = Field(description="When it was recorded.")
 
 

@@ -2,9 +2,9 @@
 
 from typing import Annotated, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, JsonValue
+from pydantic import BaseModel, ConfigDict, Field
 
-from api.schemas.base import Read, Timestamp
+from api.schemas.base import Read, StoredJson, Timestamp
 
 WebhookEvent = Literal[
     "job.created",
@@ -100,7 +100,7 @@ class DeliveryRead(Read):
     object: Literal["webhook.delivery"] = Field("webhook.delivery", description="The kind.")
     webhook: str = Field(description="Id of the webhook.")
     event_type: str = Field(description="What it tells of.")
-    payload: dict[str, JsonValue] = Field(description="The body that is sent.")
+    payload: StoredJson = Field(description="The body that is sent.")
     status: Literal["pending", "delivered", "failed"] = Field(description="How it stands.")
     attempts: int = Field(description="How often it was sent.")
     status_code: int | None = Field(description="What the last attempt was answered.")

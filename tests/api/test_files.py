@@ -237,3 +237,9 @@ def test_an_upload_that_was_abandoned_is_given_up(
     assert client.get(f"/v1/files/{left}").status_code == 404
     assert client.get(f"/v1/files/{whole}").status_code == 200
     assert not part.exists()
+
+
+def test_a_form_has_nothing_but_the_file(client: TestClient) -> None:
+    file, more = {"file": ("corpus.txt", TEXT)}, {"purpose": "pruning"}
+    refused = client.post("/v1/files", files=file, data=more)
+    assert (refused.status_code, refused.json()["param"]) == (422, "purpose")

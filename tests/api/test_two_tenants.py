@@ -7,6 +7,7 @@ import os
 import re
 import uuid
 from collections.abc import Callable
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +16,12 @@ from fastapi.testclient import TestClient
 from hypothesis import HealthCheck, assume
 from hypothesis import settings as hypothesis_settings
 from hypothesis import strategies as st
-from hypothesis.stateful import RuleBasedStateMachine, rule, run_state_machine_as_test
+from hypothesis.stateful import (
+    RuleBasedStateMachine,
+    invariant,
+    rule,
+    run_state_machine_as_test,
+)
 
 from registry.db import SessionFactory, transaction
 from registry.storage import LocalStore
@@ -25,7 +31,7 @@ from tests.api.test_tenants import operations
 from tests.factories import SMALL_REQUEST, make_holder
 
 STEPS = int(os.environ.get("ESPALIER_TEST_TENANT_STEPS", "150"))
-STEPS_PER_EXAMPLE = 50
+STEPS_PER_EXAMPLE = 50 if STEPS < 1000 else 250
 _IDS = re.compile(r"(?:ten|key|job|ckpt|eval|evt|file|mdl|wh|dlv|cred|aud)_[0-9a-f]{32}")
 _KINDS = {
     "job_id": "job",
@@ -41,13 +47,22 @@ WHO = st.sampled_from((0, 1))
 Furnish = Callable[[], tuple[TestClient, dict[str, str]]]
 
 
+@dataclass
+class Taken:
+    """Whose every id is that was seen, and how many steps it took to see them."""
+
+    owner: dict[str, str] = field(default_factory=dict)
+    steps: int = 0
+
+
 class TwoTenants(RuleBasedStateMachine):
     """Requests of two tenants against one service; what each is answered is searched for ids."""
 
-    def __init__(self, move_in: Furnish, paths: list[tuple[str, str]], owner: dict[str, str]):
+    def __init__(self, move_in: Furnish, paths: list[tuple[str, str]], taken: "Taken"):
         super().__init__()
         self.paths = paths
-        self.owner = owner
+        self.taken = taken
+        self.owner = taken.owner
         self.clients, self.things = zip(*(move_in() for _ in range(2)), strict=True)
         self.names = [uuid.uuid4().hex for _ in range(2)]
         self.known: list[list[str]] = [[], []]
@@ -75,6 +90,11 @@ class TwoTenants(RuleBasedStateMachine):
         found = [one for one in self.known[who] if one.startswith(f"{kind}_")]
         assume(found)
         return data.draw(st.sampled_from(found))
+
+    @invariant()
+    def count(self) -> None:
+        """One step more was taken."""
+        self.taken.steps += 1
 
     @rule(who=WHO, hook=st.booleans())
     def create_job(self, who: int, hook: bool) -> None:
@@ -162,6 +182,7 @@ def test_no_id_of_one_tenant_is_ever_visible_to_the_other(
     factory: SessionFactory,
     store: LocalStore,
     tmp_path: Path,
+    record_property: Callable[[str, object], None],
 ) -> None:
     opened: list[TestClient] = []
 
@@ -177,18 +198,20 @@ def test_no_id_of_one_tenant_is_ever_visible_to_the_other(
         opened.append(mine)
         return mine, furnish(mine, factory, store, holder, tmp_path)
 
-    owner: dict[str, str] = {}
+    taken = Taken()
     paths = operations(client.app)  # type: ignore[arg-type]  # The application of the fixture.
-    run_state_machine_as_test(  # type: ignore[no-untyped-call]  # untyped there
-        lambda: TwoTenants(move_in, paths, owner),
-        settings=hypothesis_settings(
-            max_examples=max(1, STEPS // STEPS_PER_EXAMPLE),
-            stateful_step_count=STEPS_PER_EXAMPLE,
-            deadline=None,
-            database=None,
-            suppress_health_check=list(HealthCheck),
-        ),
-    )
-    assert len(owner) > 50
+    while taken.steps < STEPS:
+        run_state_machine_as_test(  # type: ignore[no-untyped-call]  # untyped there
+            lambda: TwoTenants(move_in, paths, taken),
+            settings=hypothesis_settings(
+                max_examples=max(1, (STEPS - taken.steps) // STEPS_PER_EXAMPLE),
+                stateful_step_count=STEPS_PER_EXAMPLE,
+                deadline=None,
+                database=None,
+                suppress_health_check=list(HealthCheck),
+            ),
+        )
+    assert len(taken.owner) > 50
+    record_property("steps", taken.steps)
     for one in opened:
         one.close()

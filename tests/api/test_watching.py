@@ -2,6 +2,7 @@
 
 import asyncio
 import threading
+import time
 from collections.abc import Iterator
 
 import pytest
@@ -74,3 +75,32 @@ def test_a_process_that_ends_lets_everyone_go(factory: SessionFactory, job_id: s
         await asyncio.wait_for(waiting, 10)
 
     asyncio.run(scenario())
+
+
+def test_what_many_ask_for_at_once_is_read_once(watcher: JobWatcher) -> None:
+    reads: list[str] = []
+
+    def read() -> str:
+        reads.append("once")
+        time.sleep(POLL_SECONDS)
+        return "news"
+
+    async def scenario() -> list[str]:
+        leaving = asyncio.create_task(watcher.shared("job", read))
+        staying = [asyncio.create_task(watcher.shared("job", read)) for _ in range(20)]
+        await asyncio.sleep(0)
+        leaving.cancel()
+        found = await asyncio.gather(*staying)
+        assert await watcher.shared("job", read) == "news"
+        return found
+
+    assert asyncio.run(scenario()) == ["news"] * 20
+    assert len(reads) == 2
+
+
+def test_who_waits_long_enough_hears_that_nothing_happened(
+    watcher: JobWatcher, factory: SessionFactory, job_id: str
+) -> None:
+    with reading(factory) as session:
+        seen = mark_of(session.get_one(Job, job_id))
+    assert asyncio.run(watcher.wait(job_id, seen, 3 * POLL_SECONDS)) is False

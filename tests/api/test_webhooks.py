@@ -235,3 +235,20 @@ def test_a_removed_webhook_is_called_no_more(
     client.delete(f"/v1/webhooks/{webhook['id']}")
     deliver(factory, settings)
     assert Receiver.received == []
+
+
+def test_a_webhook_is_changed_only_as_the_caller_knows_it(client: TestClient) -> None:
+    wanted = {"url": "https://example.com/hook", "events": ["job.succeeded"]}
+    url = client.post("/v1/webhooks", json=wanted).headers["location"]
+    known = client.get(url).headers["etag"]
+    assert client.get(url, headers={"If-None-Match": known}).status_code == 304
+    insisting = {"If-Match": known}
+    changed = client.patch(url, json={"status": "disabled"}, headers=insisting)
+    assert changed.status_code == 200
+    assert changed.headers["etag"] == client.get(url).headers["etag"] != known
+    for refused in (
+        client.patch(url, json={"status": "enabled"}, headers=insisting),
+        client.delete(url, headers=insisting),
+    ):
+        assert (refused.status_code, refused.json()["code"]) == (412, "version_mismatch")
+    assert client.delete(url, headers={"If-Match": changed.headers["etag"]}).status_code == 204

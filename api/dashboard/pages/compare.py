@@ -13,7 +13,8 @@ from api.dashboard.curves import SHADES, comparison_of
 from api.dashboard.viewing import Viewer, show
 from api.dashboard.views import heatmaps_of, label_of
 from api.deps import Principal, ReadSession
-from api.representations import read_job, read_widths
+from api.job_representations import read_job
+from api.representations import read_widths
 from api.schemas.jobs import JobRead
 from pruning.paired import PairedComparison
 from registry import checkpoints, comparisons, jobs, placement

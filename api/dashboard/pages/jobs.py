@@ -13,7 +13,8 @@ from api.dashboard.sign_in import FormToken, check_form
 from api.dashboard.viewing import JobsActor, Viewer, go, show
 from api.deps import Principal, ReadSession, WriteSession
 from api.errors import Problem
-from api.representations import QUALITY, read_jobs
+from api.job_representations import read_jobs
+from api.representations import QUALITY
 from registry import jobs
 from registry.jobs import JobFilter
 from registry.status import JobAction, JobStatus, allowed_actions

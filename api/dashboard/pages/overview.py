@@ -10,7 +10,8 @@ from sqlalchemy.orm import Session
 
 from api.dashboard.viewing import Viewer, show
 from api.deps import Principal, ReadSession, SettingsDep
-from api.representations import read_event, read_jobs
+from api.job_representations import read_jobs
+from api.representations import read_event
 from api.schemas.jobs import JobRead
 from api.schemas.progress import EventRead
 from registry import jobs, quotas, workers
