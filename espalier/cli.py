@@ -72,6 +72,7 @@ def up(
     stop_timeout: Annotated[
         float, typer.Option(help="Seconds the worker gets to reach a boundary.")
     ] = 150,
+    as_json: Annotated[bool, typer.Option("--json", help="Print every line as JSON.")] = False,
 ) -> None:
     """Run the whole service on this machine until Ctrl-C: API, dashboard, worker, sweeper."""
     options = Options(
@@ -80,6 +81,7 @@ def up(
         data_dir=(data_dir or default_data_dir()).expanduser().absolute(),
         allowed_paths=tuple(path.expanduser().resolve() for path in allow_path or ()),
         stop_seconds=stop_timeout,
+        as_json=as_json,
     )
     try:
         serve(options)

@@ -6,7 +6,7 @@ import typer
 
 from espalier import errors
 from espalier.client import Client
-from espalier.output import AsJson, print_json, print_table, table_of
+from espalier.output import AsJson, print_done, print_json, print_table, table_of
 
 credentials = typer.Typer(no_args_is_help=True, help="Tokens for gated models, kept sealed.")
 audit = typer.Typer(no_args_is_help=True, help="Who changed what.")
@@ -44,10 +44,12 @@ def list_credentials(as_json: AsJson = False) -> None:
 @credentials.command("delete")
 def delete(
     credential_id: Annotated[str, typer.Argument(help="Id of a credential, cred_…")],
+    as_json: AsJson = False,
 ) -> None:
     """Forget a stored credential."""
     with Client() as client:
         client.delete_credential(credential_id)
+    print_done(as_json, id=credential_id, deleted=True)
 
 
 @audit.command("list")

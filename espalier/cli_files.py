@@ -6,7 +6,7 @@ from typing import Annotated
 import typer
 
 from espalier.client import Client
-from espalier.output import AsJson, print_json, print_table, table_of
+from espalier.output import AsJson, print_done, print_json, print_table, table_of
 
 files = typer.Typer(no_args_is_help=True, help="Text sent to the server for jobs to read.")
 
@@ -43,7 +43,10 @@ def list_sent_files(
 
 
 @files.command("delete")
-def delete_file(file_id: Annotated[str, typer.Argument(help="Id of a file, file_…")]) -> None:
+def delete_file(
+    file_id: Annotated[str, typer.Argument(help="Id of a file, file_…")], as_json: AsJson = False
+) -> None:
     """Forget an uploaded file."""
     with Client() as client:
         client.delete_file(file_id)
+    print_done(as_json, id=file_id, deleted=True)

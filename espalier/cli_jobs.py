@@ -9,7 +9,15 @@ import typer
 from espalier.client import Client
 from espalier.exit_codes import JOB_CANCELLED, JOB_FAILED
 from espalier.live import duration, increments, millions, sizes, watch_job
-from espalier.output import AsJson, console, print_json, print_table, show_rows, table_of
+from espalier.output import (
+    AsJson,
+    console,
+    print_done,
+    print_json,
+    print_table,
+    show_rows,
+    table_of,
+)
 from espalier.resources import Job
 
 jobs = typer.Typer()
@@ -140,10 +148,15 @@ def logs(
     tail: Annotated[
         int | None, typer.Option(min=1, max=10_000, help="Only the last lines.")
     ] = None,
+    as_json: AsJson = False,
 ) -> None:
     """Print what the run of a job printed."""
     with Client() as client:
-        typer.echo(client.logs(job_id, attempt=attempt, tail=tail), nl=False)
+        text = client.logs(job_id, attempt=attempt, tail=tail)
+    if as_json:
+        print_done(as_json, job=job_id, text=text)
+    else:
+        typer.echo(text, nl=False)
 
 
 @jobs.command()

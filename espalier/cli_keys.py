@@ -10,7 +10,7 @@ from espalier import errors
 from espalier.administration import ApiKey
 from espalier.client import Client
 from espalier.connection import default_data_dir, read_key
-from espalier.output import AsJson, print_json, print_table, table_of
+from espalier.output import AsJson, print_done, print_json, print_table, table_of
 
 keys = typer.Typer(no_args_is_help=True, help="API keys.")
 
@@ -20,12 +20,16 @@ KeyId = Annotated[str, typer.Argument(help="Id of a key, key_…")]
 @keys.command("show")
 def keys_show(
     data_dir: Annotated[Path | None, typer.Option(help="As given to `up`.")] = None,
+    as_json: AsJson = False,
 ) -> None:
     """Print the first admin key that `espalier up` made here."""
     directory = data_dir or default_data_dir()
     if (secret := read_key(directory)) is None:
         raise errors.EspalierError(f"no readable key in {directory}; `espalier up` makes one")
-    typer.echo(secret)
+    if as_json:
+        print_done(as_json, secret=secret)
+    else:
+        typer.echo(secret)
 
 
 @keys.command("create")
@@ -67,10 +71,11 @@ def rotate(
 
 
 @keys.command("revoke")
-def revoke(key_id: KeyId) -> None:
+def revoke(key_id: KeyId, as_json: AsJson = False) -> None:
     """Make a key worthless at once."""
     with Client() as client:
         client.revoke_key(key_id)
+    print_done(as_json, id=key_id, revoked=True)
 
 
 def _show_secret(key: ApiKey, as_json: bool) -> None:

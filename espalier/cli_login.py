@@ -7,7 +7,7 @@ import typer
 from espalier.client import Client
 from espalier.connection import Connection, forget_login, keep_login
 from espalier.live import duration
-from espalier.output import AsJson, print_json, show_rows
+from espalier.output import AsJson, print_done, print_json, show_rows
 
 account = typer.Typer()
 
@@ -19,18 +19,23 @@ def login(
         str,
         typer.Option(prompt="API key", hide_input=True, help="Asked for unless given."),
     ],
+    as_json: AsJson = False,
 ) -> None:
     """Keep an address and a key for all later commands, readable by you alone."""
     with Client(url, api_key) as client:
         client.list_jobs(limit=1)
     path = keep_login(Connection(url=url.rstrip("/"), api_key=api_key))
-    typer.echo(f"kept in {path}")
+    if as_json:
+        print_done(as_json, url=url.rstrip("/"), kept_in=str(path))
+    else:
+        typer.echo(f"kept in {path}")
 
 
 @account.command()
-def logout() -> None:
+def logout(as_json: AsJson = False) -> None:
     """Forget what `login` has kept."""
     forget_login()
+    print_done(as_json, forgotten=True)
 
 
 @account.command()

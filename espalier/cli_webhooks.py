@@ -5,7 +5,7 @@ from typing import Annotated
 import typer
 
 from espalier.client import Client
-from espalier.output import AsJson, print_json, print_table, table_of
+from espalier.output import AsJson, print_done, print_json, print_table, table_of
 
 webhooks = typer.Typer(no_args_is_help=True, help="Where the server reports events.")
 
@@ -64,31 +64,43 @@ def list_deliveries(
 def redeliver(
     webhook_id: WebhookId,
     delivery_id: Annotated[str, typer.Argument(help="Id of a delivery, dlv_…")],
+    as_json: AsJson = False,
 ) -> None:
     """Send a message again."""
     with Client() as client:
         client.redeliver(webhook_id, delivery_id)
+    print_done(as_json, id=delivery_id, queued=True)
 
 
 @webhooks.command("test")
-def send_test(webhook_id: WebhookId) -> None:
+def send_test(webhook_id: WebhookId, as_json: AsJson = False) -> None:
     """Send a message of type webhook.test."""
     with Client() as client:
-        typer.echo(client.test_webhook(webhook_id).id)
+        made = client.test_webhook(webhook_id)
+    if as_json:
+        print_json(made)
+    else:
+        typer.echo(made.id)
 
 
 @webhooks.command("rotate")
 def rotate(
     webhook_id: WebhookId,
     overlap: Annotated[int, typer.Option(min=0, help="Seconds the old one signs too.")] = 86_400,
+    as_json: AsJson = False,
 ) -> None:
     """Replace the secret and print the new one, this once."""
     with Client() as client:
-        typer.echo(client.rotate_webhook_secret(webhook_id, overlap_seconds=overlap).secret)
+        found = client.rotate_webhook_secret(webhook_id, overlap_seconds=overlap)
+    if as_json:
+        print_json(found)
+    else:
+        typer.echo(found.secret)
 
 
 @webhooks.command("delete")
-def delete(webhook_id: WebhookId) -> None:
+def delete(webhook_id: WebhookId, as_json: AsJson = False) -> None:
     """Call it no more."""
     with Client() as client:
         client.delete_webhook(webhook_id)
+    print_done(as_json, id=webhook_id, deleted=True)

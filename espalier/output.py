@@ -46,6 +46,12 @@ def print_table(table: Table) -> None:
     terminal.print(table)
 
 
+def print_done(as_json: bool, **what: str | bool) -> None:
+    """Say in JSON what was done; a person sees that it was by there being no error."""
+    if as_json:
+        typer.echo(json.dumps(what))
+
+
 def print_json(value: BaseModel | Sequence[BaseModel]) -> None:
     """Print one resource, or a list of them."""
     if isinstance(value, BaseModel):

@@ -14,6 +14,7 @@ import sys
 import time
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
+from contextvars import ContextVar
 from dataclasses import dataclass
 from pathlib import Path
 from types import FrameType
@@ -48,6 +49,7 @@ class Options:
     data_dir: Path
     allowed_paths: tuple[Path, ...]
     stop_seconds: float
+    as_json: bool = False
 
 
 def serve(options: Options) -> None:
@@ -56,6 +58,7 @@ def serve(options: Options) -> None:
     Raises:
         UpError: another `up` holds the data directory, the port is taken, or a part does not start.
     """
+    _lines_as_json.set(options.as_json)
     with _lock(options.data_dir), _signals() as caught:
         port = _choose_port(options.host, options.port)
         url = f"http://{_url_host(options.host)}:{port}"
@@ -255,8 +258,12 @@ def _signals() -> Iterator[list[int]]:
             signal.signal(number, handler)
 
 
+_lines_as_json = ContextVar("lines_as_json", default=False)
+
+
 def _say(name: str, line: str) -> None:
-    typer.echo(f"{name:>8} | {line}")
+    as_json = _lines_as_json.get()
+    typer.echo(json.dumps({"from": name, "line": line}) if as_json else f"{name:>8} | {line}")
 
 
 def _note(line: str) -> None:

@@ -29,10 +29,11 @@ def test_a_service_is_checked_backed_up_and_restored(tmp_path: Path) -> None:
     again = espalier(here, "backup", str(tmp_path / "backup"))
     assert again.returncode == 1
     assert "not empty" in again.stderr
-    restored = espalier(there, "restore", str(tmp_path / "backup"), "--verify")
+    restored = espalier(there, "restore", str(tmp_path / "backup"), "--verify", "--json")
     said, checked = map(json.loads, restored.stdout.splitlines())
     assert said["rows"]["api_keys"] == 1
     assert checked["sound"]
+    assert "1 api_keys" in espalier(there, "backup", str(tmp_path / "again")).stdout
 
 
 def _migrated(data_dir: Path) -> Path:
