@@ -144,7 +144,7 @@ def comparison_of(
 
 
 def _parameters(job: Job, steps: Sequence[JobEvent]) -> Series:
-    if job.params_start is None:
+    if job.params_start is None or not steps:
         return Series([], [])
     tokens, values = [0.0], [float(job.params_start)]
     for event in steps:

@@ -4,7 +4,6 @@ import json
 import shlex
 from collections.abc import Mapping
 from dataclasses import dataclass
-from pprint import pformat
 from typing import Any
 
 _SIMPLE = ("model", "target", "data")
@@ -41,14 +40,28 @@ def as_curl(base_url: str, spec: Mapping[str, Any]) -> str:
 
 def as_python(base_url: str, spec: Mapping[str, Any]) -> str:
     """A request by the client that users install."""
-    written = pformat(dict(spec), sort_dicts=False, width=88)
     return (
         "from espalier.client import Client\n\n"
-        f"request = {written}\n\n"
-        f"with Client({base_url.rstrip('/')!r}) as client:  # reads ESPALIER_API_KEY\n"
+        f"request = {_literal(spec)}\n\n"
+        f"with Client({_literal(base_url.rstrip('/'))}) as client:  # reads ESPALIER_API_KEY\n"
         "    job = client.submit(request)\n"
         "    print(job.id)"
     )
+
+
+def _literal(value: Any, depth: int = 1) -> str:
+    """A JSON value as Python writes it, an item a line."""
+    if isinstance(value, str):
+        return json.dumps(value, ensure_ascii=False)
+    if isinstance(value, Mapping) and value:
+        items = [f"{_literal(key)}: {_literal(item, depth + 1)}" for key, item in value.items()]
+    elif isinstance(value, list) and value:
+        items = [_literal(item, depth + 1) for item in value]
+    else:
+        return repr(value)
+    first, last = "[]" if isinstance(value, list) else "{}"
+    inside = "".join(f"{'    ' * depth}{item},\n" for item in items)
+    return f"{first}\n{inside}{'    ' * (depth - 1)}{last}"
 
 
 def as_cli(base_url: str, spec: Mapping[str, Any]) -> str:

@@ -93,6 +93,11 @@ class JobView:
     def job(self) -> JobRead:
         return self.head.job
 
+    @property
+    def compared(self) -> bool:
+        """Whether anything was measured after a cut."""
+        return any(row.cut is not None or row.recovered is not None for row in self.comparison)
+
 
 def view_job(session: Session, tenant_id: str, job_id: str) -> JobView:
     """The page of a job as it is now.

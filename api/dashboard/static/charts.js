@@ -13,6 +13,12 @@ export const shortCount = (value) => {
 
 const shown = (value) => (value == null ? "–" : Math.abs(value) >= 1e5 ? shortCount(value) : +value.toPrecision(4));
 
+// To one digit, down or up: where a logarithmic axis may begin and end.
+const rounded = (value, round) => {
+  const power = 10 ** Math.floor(Math.log10(value));
+  return round(value / power) * power;
+};
+
 // What the legend says of a series: the value under the pointer, or else the newest.
 const spoken = (write) => (plot, value, series, at) => {
   if (at != null) return write(value);
@@ -81,7 +87,7 @@ export class Chart {
       cursor: { y: false, points: { size: 7 } },
       scales: {
         x: { time: false, range: (_, low, high) => [0, Math.max(high ?? 1, this.drawing.max)] },
-        y: { distr: logarithmic ? 3 : 1 },
+        y: logarithmic ? { distr: 3, range: (_, low, high) => [rounded(low, Math.floor), rounded(high, Math.ceil)] } : {},
       },
       axes: [
         { ...axis, size: 28, values: (_, ticks) => ticks.map(shortCount) },
