@@ -58,7 +58,7 @@ from registry.settings import Settings
 from registry.storage import store_for
 
 ROUTES = (
-    *(jobs, steering, progress, attempts, health, estimates, checkpoints, files, data),
+    *(jobs, steering, progress, attempts, estimates, checkpoints, files, data),
     *(models, comparisons, api_keys, credentials, webhooks, usage, audit),
     provenance,
 )
@@ -87,12 +87,12 @@ def create_app(
         redoc_url=None,
         redirect_slashes=False,
         lifespan=_lifespan,
-        dependencies=[Depends(only_known_query)],
         separate_input_output_schemas=False,
     )
     _open(app, settings or Settings(), limits)
     for routes in ROUTES:
         app.include_router(routes.router)
+    app.include_router(health.router, dependencies=[Depends(only_known_query)])
     install_dashboard(app)
     app.add_middleware(
         BodyLimit, max_bytes=limits.max_body_bytes, max_upload_bytes=limits.max_upload_bytes

@@ -2,8 +2,10 @@
 
 import re
 import secrets
+from collections.abc import Mapping, Sequence
+from typing import Any
 
-from starlette.datastructures import Headers, MutableHeaders
+from starlette.datastructures import Headers
 from starlette.exceptions import HTTPException
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
@@ -20,6 +22,7 @@ SECURITY_HEADERS = {
     "Cross-Origin-Opener-Policy": "same-origin",
     "Cross-Origin-Resource-Policy": "same-origin",
 }
+_SECURITY_HEADERS = [(k.lower().encode(), v.encode()) for k, v in SECURITY_HEADERS.items()]
 _ACCEPTED_ID = re.compile(r"[\w.-]{1,64}")
 
 
@@ -39,16 +42,25 @@ class ResponseHeaders:
 
         async def send_with_headers(message: Message) -> None:
             if message["type"] == "http.response.start":
-                headers = MutableHeaders(scope=message)
-                headers["X-Request-Id"] = request_id
-                for name, value in scope["state"].get("rate_limit", {}).items():
-                    headers.setdefault(name, value)
-                for name, value in SECURITY_HEADERS.items():
-                    headers.setdefault(name, value)
+                message["headers"] = _completed(message["headers"], request_id, scope["state"])
             await send(message)
 
         with logs.bound(request_id=request_id):
             await self.app(scope, receive, send_with_headers)
+
+
+def _completed(
+    headers: Sequence[tuple[bytes, bytes]], request_id: str, state: Mapping[str, Any]
+) -> list[tuple[bytes, bytes]]:
+    """The headers with those that are missing."""
+    rate_limit = state.get("rate_limit", {}).items()
+    added = [
+        (b"x-request-id", request_id.encode()),
+        *((name.lower().encode(), value.encode()) for name, value in rate_limit),
+        *_SECURITY_HEADERS,
+    ]
+    given = {name for name, _ in headers}
+    return [*headers, *(pair for pair in added if pair[0] not in given)]
 
 
 class BodyLimit:

@@ -16,6 +16,11 @@ MAX_POINTS = 10_000
 
 
 async def only_known_query(request: Request) -> None:
+    """The same as a dependency, for routes that ask for no key."""
+    refuse_unknown_query(request)
+
+
+def refuse_unknown_query(request: Request) -> None:
     """Refuse unknown query parameters, and text no database can hold.
 
     Raises:

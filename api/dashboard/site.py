@@ -1,6 +1,6 @@
 """The dashboard as a whole: its pages and its static files, put into the application."""
 
-from fastapi import FastAPI
+from fastapi import Depends, FastAPI
 from fastapi.staticfiles import StaticFiles
 from starlette.middleware.gzip import GZipMiddleware
 
@@ -18,6 +18,7 @@ from api.dashboard.pages import (
     uploads,
 )
 from api.dashboard.rendering import STATIC, build_templates
+from api.queries import only_known_query
 
 ROUTERS = (
     *(sign_in.router, overview.router, new_job.router, new_job.create_router),
@@ -31,7 +32,9 @@ def install_dashboard(app: FastAPI) -> None:
     """Give the application its pages."""
     app.state.templates = build_templates()
     for router in ROUTERS:
-        app.include_router(router, include_in_schema=False)
+        app.include_router(
+            router, include_in_schema=False, dependencies=[Depends(only_known_query)]
+        )
     # The files are the same for everyone, so that compressing them gives nothing away; pages,
     # which hold form tokens, are not compressed.
     app.mount("/static", GZipMiddleware(StaticFiles(directory=STATIC), minimum_size=500))

@@ -5,7 +5,8 @@ from functools import partial
 from typing import Annotated, Literal
 
 from fastapi import APIRouter, Depends, Header, Query, Request, Response
-from fastapi.sse import KEEPALIVE_COMMENT, EventSourceResponse, format_sse_event
+from fastapi.responses import StreamingResponse
+from fastapi.sse import KEEPALIVE_COMMENT, format_sse_event
 
 from api.deps import JobsReader, ReadSession
 from api.news import Place, finite, read_news
@@ -46,6 +47,12 @@ def list_events(
     return EventPage(data=data, has_more=len(rows) > limit, last_seq=data[-1].seq if data else None)
 
 
+class EventStream(StreamingResponse):
+    """Server-sent events, already written: FastAPI's own writes each anew for every reader."""
+
+    media_type = "text/event-stream"
+
+
 def known_job(job_id: str, who: JobsReader, session: ReadSession) -> Job:
     """The job, found before the stream begins: once it has, no error can be answered."""
     return jobs.get(session, who.tenant_id, job_id)
@@ -53,7 +60,7 @@ def known_job(job_id: str, who: JobsReader, session: ReadSession) -> Job:
 
 @router.get(
     "/stream",
-    response_class=EventSourceResponse,
+    response_class=EventStream,
     summary="Stream events",
     responses=problems(401, 403, 404, 422),
 )
@@ -73,7 +80,7 @@ async def stream_events(
     """
     place = Place(seq=max(after, _sequence(last_event_id)), step=job.step)
     told = _telling(request, job.tenant_id, job.id, place)
-    return EventSourceResponse(told, headers=_NOT_HELD_BACK)
+    return EventStream(told, headers=_NOT_HELD_BACK)
 
 
 async def _telling(
