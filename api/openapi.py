@@ -69,13 +69,16 @@ _SOURCE: Mapping[str, Any] = {
     "pattern": r"^(/.*|[\w.-]+(/[\w.-]+)?(:[\w.-]+)?)$",
     "description": "`org/name`, `org/name:config`, `file_…`, or a path on the worker.",
 }
+_MODEL: Mapping[str, Any] = {
+    **_STRING,
+    "minLength": 1,
+    "pattern": r"^(/.*|[\w.-]+(/[\w.-]+)?(@[\w./-]*)?)$",
+    "description": "`org/name`, `org/name@revision`, or a path on the worker.",
+}
 _SIMPLE_FORMS: Mapping[tuple[str, str], Mapping[str, Any]] = {
-    ("JobCreate", "model"): {
-        **_STRING,
-        "minLength": 1,
-        "pattern": r"^(/.*|[\w.-]+(/[\w.-]+)?(@[\w./-]*)?)$",
-        "description": "`org/name`, `org/name@revision`, or a path on the worker.",
-    },
+    ("JobCreate", "model"): _MODEL,
+    ("DataPreviewRequest", "model"): _MODEL,
+    ("DataPreviewRequest", "data"): _SOURCE,
     ("JobCreate", "target"): {
         **_STRING,
         "pattern": r"^[1-9][0-9]{0,5}[KMB]$|^[1-9][0-9]?%$",
@@ -103,7 +106,6 @@ def install_openapi(app: FastAPI, *, models: Sequence[type[BaseModel]]) -> None:
             _drop_default_validation(document)
             _drop_null_parameters(document)
             _forbid_nul(document)
-            _plain_streams(document)
             _add_rate_limit(document)
         return derive()
 
@@ -166,20 +168,13 @@ def _forbid_nul(document: dict[str, Any]) -> None:
         elif isinstance(part, dict):
             if part.get("type") == "string" and not _CLOSED & part.keys():
                 part["pattern"] = _NO_NUL
+            if "propertyNames" in part:
+                part["propertyNames"].setdefault("pattern", _NO_NUL)
             todo += part.values()
             name = str(part.get("$ref", "")).rpartition("/")[2]
             if name and name not in seen:
                 seen.add(name)
                 todo.append(schemas[name])
-
-
-def _plain_streams(document: dict[str, Any]) -> None:
-    """`itemSchema` is a word of OpenAPI 3.2; this document is of 3.1, which more tools read."""
-    for operations in document["paths"].values():
-        for operation in operations.values():
-            for answer in operation["responses"].values():
-                for media in answer.get("content", {}).values():
-                    media.pop("itemSchema", None)
 
 
 def _add_rate_limit(document: dict[str, Any]) -> None:

@@ -82,7 +82,7 @@ class JobQuery(BaseModel):
 
 JobQueryDep = Annotated[JobQuery, Query()]
 
-_LABEL = re.compile(r"metadata\[(.{1,64})\]", re.DOTALL)
+_LABEL = re.compile(r"metadata\[([^\[\]]{1,64})\]")
 METADATA_PARAMETER = {
     "parameters": [
         {
@@ -93,8 +93,12 @@ METADATA_PARAMETER = {
             "description": "Only jobs with these labels: `metadata[team]=nlp`.",
             "schema": {
                 "type": "object",
-                "propertyNames": {"minLength": 1, "maxLength": 64, "pattern": r"^[\w.-]+$"},
-                "additionalProperties": {"type": "string"},
+                "propertyNames": {
+                    "minLength": 1,
+                    "maxLength": 64,
+                    "pattern": r"^[^\[\]\u0000]*$",
+                },
+                "additionalProperties": {"type": "string", "pattern": r"^[^\u0000]*$"},
             },
         }
     ]
