@@ -55,6 +55,7 @@ from worker.child import child_environment
 
 RESULTS = Path(__file__).parent / "results"
 CONTEXT_LENGTH = 2048
+HELD_OUT_TOKENS = 8192
 WAYS = (
     *("fresh", "sliced", "distilled", "distilled_fast", "default"),
     *("official", "official_fast"),
@@ -147,6 +148,7 @@ def recipe_of(variant: str, args: argparse.Namespace) -> Recipe:
             "target": {"sparsity": args.sparsity},
             "data": {
                 "train": {"kind": "path", "path": str(args.train.resolve())},
+                "max_held_out_tokens": HELD_OUT_TOKENS,
                 "mixture": {"kind": "dynamic" if dynamic else "static", "update_steps": 10},
             },
             "method": "adapt_pruner" if way in OFFICIAL else "espalier",

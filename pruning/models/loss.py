@@ -14,6 +14,8 @@ from torch import Tensor
 from torch.autograd.function import once_differentiable
 from transformers import PreTrainedModel
 
+from pruning.models.attention import blockwise_attention
+
 Precision = Literal["float32", "bfloat16"]
 
 _PRODUCT_TOKENS = 1024
@@ -168,7 +170,7 @@ def hidden_states(
     """Last hidden states [B, T, D]; with a `separator` each document sees itself alone."""
     # Transformers derives the mask of packed documents from positions that begin anew.
     positions_BT = None if separator is None else document_positions(ids_BT, separator)
-    with autocast(ids_BT.device, precision):
+    with blockwise_attention(model), autocast(ids_BT.device, precision):
         hidden_BTD: Tensor = model.base_model(
             input_ids=token_ids(ids_BT), position_ids=positions_BT, use_cache=False
         ).last_hidden_state

@@ -23,6 +23,7 @@ _RECOMPILE_LIMIT = 256
 def accelerated(model: PreTrainedModel, recovery: Recovery, emit: Emit) -> Iterator[None]:
     """Train inside with the recipe's options; outside, hooks and cuts find an ordinary model."""
     with ExitStack() as stack:
+        # Around the backward pass too: what is recomputed there has to be what was computed.
         stack.enter_context(blockwise_attention(model))
         if recovery.activation_checkpointing:
             stack.enter_context(_checkpointed(model))

@@ -1,3 +1,6 @@
+from collections.abc import Iterator
+from contextlib import contextmanager, nullcontext
+
 import pytest
 import torch
 from torch import Tensor, nn
@@ -5,6 +8,7 @@ from torch.nn import functional
 from transformers import PreTrainedModel
 
 import pruning.models.attention as attention_module
+import pruning.models.loss as loss_module
 from pruning.models.attention import blockwise_attention, causal_attention
 from pruning.models.loss import training_loss
 from tests.pruning.tiny import FAMILIES, make_tiny_model, random_ids
@@ -50,16 +54,24 @@ def gradients(model: PreTrainedModel, ids_BT: Tensor, separator: int | None) -> 
     return [p.grad.clone() for p in model.parameters() if p.grad is not None]
 
 
+@contextmanager
+def torchs_attention(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    """Inside, losses attend as transformers has it."""
+    with monkeypatch.context() as patch:
+        patch.setattr(loss_module, "blockwise_attention", nullcontext)
+        yield
+
+
 @pytest.mark.parametrize("family", FAMILIES)
 @pytest.mark.parametrize("separator", [None, 5])
 def test_every_family_learns_the_same_with_its_windows_and_documents(
-    family: str, separator: int | None
+    family: str, separator: int | None, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     model = make_tiny_model(family).train()
     ids_BT = random_ids(num_sequences=2, length=24)
-    expected = gradients(model, ids_BT, separator)
-    with blockwise_attention(model):
-        found = gradients(model, ids_BT, separator)
+    with torchs_attention(monkeypatch):
+        expected = gradients(model, ids_BT, separator)
+    found = gradients(model, ids_BT, separator)
     for ours, torchs in zip(found, expected, strict=True):
         torch.testing.assert_close(ours, torchs, rtol=1e-4, atol=1e-5)
 
@@ -71,10 +83,10 @@ def test_a_plain_causal_model_does_not_go_through_torchs_kernel(
         raise AssertionError("torch's attention was called")
 
     monkeypatch.setattr(functional, "scaled_dot_product_attention", refuse)
-    with blockwise_attention(tiny_llama):
-        gradients(tiny_llama, random_ids(num_sequences=1, length=9), None)
+    ids_BT = random_ids(num_sequences=1, length=9)
+    gradients(tiny_llama, ids_BT, None)
     with pytest.raises(AssertionError, match="was called"):
-        gradients(tiny_llama, random_ids(num_sequences=1, length=9), None)
+        tiny_llama(ids_BT)
 
 
 def test_dropout_is_left_to_torch(tiny_llama: PreTrainedModel) -> None:
