@@ -19,6 +19,8 @@ from bench.api_site import ROUNDS, Bench, asked_of, bar, figures, wait_for
 from tests.api.served import serving
 from tests.servers import die_with_parent, free_port
 
+_AS_DEPLOYED = {"ESPALIER_POLL_SECONDS": "0.1", "ESPALIER_LOG_FORMAT": "json"}
+
 
 def record(bench: Bench) -> Path:
     """Every statement that the API sends for each request, its transactions included."""
@@ -86,7 +88,7 @@ def bare(bench: Bench) -> Iterator[tuple[str, int]]:
 def bench_routes(bench: Bench, *, requests: int) -> dict[str, Any]:
     """GET, LIST and POST beside the bare routes; 304 and long polls beside GET."""
     found: dict[str, Any] = {}
-    with serving(bench.settings, {"ESPALIER_POLL_SECONDS": "0.25"}) as api, bare(bench) as other:
+    with serving(bench.settings, _AS_DEPLOYED) as api, bare(bench) as other:
         for name, asked in asked_of(bench).items():
             found[name] = _paired((api.url, api.pid), other, asked, requests)
             bar(

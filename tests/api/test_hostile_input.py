@@ -126,3 +126,9 @@ def test_a_thousand_ranges_are_answered_once(
 def test_no_more_than_thirty_two_labels_are_kept(client: TestClient) -> None:
     body = {**SMALL_REQUEST, "metadata": {str(number): "x" for number in range(33)}}
     assert client.post("/v1/jobs", json=body).status_code == 422
+
+
+@pytest.mark.parametrize("number", [True, "1", 1.5])
+def test_what_is_no_whole_number_is_not_taken_for_one(client: TestClient, number: object) -> None:
+    refused = client.post("/v1/jobs", json={**SMALL_REQUEST, "priority": number})
+    assert (refused.status_code, refused.json()["param"]) == (422, "priority")
