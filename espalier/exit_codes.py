@@ -14,7 +14,7 @@ _BY_ERROR: dict[type[Exception], int] = {
 }
 MEANINGS = {
     0: "done",
-    JOB_FAILED: "the job failed",
+    JOB_FAILED: "the job failed, or `up`, `fsck`, `backup` or `restore` did",
     2: "wrong usage",
     3: "the server refused the request",
     4: "the key is missing or refused",
