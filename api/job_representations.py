@@ -2,6 +2,7 @@
 
 from collections.abc import Mapping, Sequence
 from functools import cache
+from typing import Any
 
 from sqlalchemy import Select, and_, bindparam, func, literal_column, or_, select
 
@@ -163,13 +164,13 @@ _STATUS_CHANGES = (
 def _transitions(reader: Reader, jobs: Sequence[Job | JobRow]) -> dict[str, list[Transition]]:
     changes: dict[str, list[Transition]] = {}
     found = reader.execute(_STATUS_CHANGES, {"job_ids": [job.id for job in jobs]})
-    for job_id, data, at in found.tuples():
-        changes.setdefault(job_id, []).append(
+    for row in found.all():
+        changes.setdefault(row.job_id, []).append(
             Transition(
-                status=JobStatus(data["status"]),
-                phase=data.get("phase"),
-                at=at,
-                message=data.get("reason"),
+                status=JobStatus(row.data["status"]),
+                phase=row.data.get("phase"),
+                at=row.created_at,
+                message=row.data.get("reason"),
             )
         )
     return changes
@@ -180,11 +181,11 @@ def _queue_positions(reader: Reader, jobs: Sequence[Job | JobRow]) -> Mapping[st
     if not queued:
         return {}
     found = reader.execute(_places_in_queue(dialect_of(reader)), {"job_ids": queued})
-    return {job_id: ahead + 1 for job_id, ahead in found.tuples()}
+    return {row.id: row.ahead + 1 for row in found.all()}
 
 
 @cache
-def _places_in_queue(dialect: str) -> Select[tuple[str, int]]:
+def _places_in_queue(dialect: str) -> Select[Any]:
     place = queue_places(dialect)
     ahead = (
         select(func.count())
@@ -199,4 +200,6 @@ def _places_in_queue(dialect: str) -> Select[tuple[str, int]]:
         .correlate(Job)
         .scalar_subquery()
     )
-    return select(Job.id, ahead).where(Job.id.in_(bindparam("job_ids", expanding=True)))
+    return select(Job.id, ahead.label("ahead")).where(
+        Job.id.in_(bindparam("job_ids", expanding=True))
+    )

@@ -156,9 +156,13 @@ def _forbid_nul(document: dict[str, Any]) -> None:
     """Say of every free text in a request that U+0000 is refused (`api.bodies`)."""
     schemas = document["components"]["schemas"]
     todo: list[Any] = [
-        operation.get("requestBody", {}).get("content", {}).get("application/json")
+        part
         for operations in document["paths"].values()
         for operation in operations.values()
+        for part in (
+            operation.get("requestBody", {}).get("content", {}).get("application/json"),
+            *(one for one in operation.get("parameters", ()) if one["in"] == "query"),
+        )
     ]
     seen: set[str] = set()
     while todo:

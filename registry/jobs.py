@@ -201,7 +201,7 @@ def list_page(
     query = _filtered(_PAGES[order], where) if where else _PAGES[order]
     if after is not None:
         query = query.where(_behind(reader, tenant_id, after, order))
-    rows = list(reader.execute(query, {"tenant_id": tenant_id, "limit": limit + 1}))
+    rows = list(reader.execute(query, {"tenant_id": tenant_id, "limit": limit + 1}).all())
     return JobPage(items=rows[:limit], has_more=len(rows) > limit)
 
 
