@@ -1,22 +1,26 @@
 """Measured speed and memory of a model as it would be served."""
 
 import copy
+import math
 import statistics
 import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
+from itertools import accumulate
 from typing import TypeVar
 
 import torch
 from torch import Tensor
+from torch.profiler import ProfilerActivity, profile
 from transformers import Cache, PreTrainedModel
 
 _PREFILL_TOKENS = 512
 _DECODE_PROMPT_TOKENS = 64
 _DECODE_TOKENS = 32
 _REPEATS = 5
-
+_MEDIAN_OVER_MEAN = math.sqrt(math.pi / 2)
+"""By how much the median of normal draws scatters more than their mean."""
 
 _State = TypeVar("_State")
 
@@ -33,11 +37,12 @@ class _Position:
 class Speed:
     """What one user of the model would meet, at batch size 1; by name of the metric.
 
-    Times are medians over the repeats, after one warm-up. `peak_memory_bytes` is there only on
-    devices that count what they hold.
+    Times are medians over the repeats, after one warm-up; `stderrs` has their standard errors.
+    `peak_memory_bytes` is that of the weights and of one prefill.
     """
 
     metrics: Mapping[str, float]
+    stderrs: Mapping[str, float]
     num_repeats: int
     protocol: dict[str, str | int | float | bool | None]
 
@@ -55,13 +60,13 @@ def measure_speeds(models: Sequence[PreTrainedModel]) -> list[Speed]:
     """
     device = next(models[0].parameters()).device
     ids_BT = [_any_ids(model, device) for model in models]
-    prefills = _median_seconds(
+    prefills = _seconds(
         [lambda: None for _ in models],
         [partial(_prefill, model, ids) for model, ids in zip(models, ids_BT, strict=True)],
         device,
     )
     prompts = [ids[:, :_DECODE_PROMPT_TOKENS] for ids in ids_BT]
-    decodes = _median_seconds(
+    decodes = _seconds(
         [partial(_forward, model, ids, None) for model, ids in zip(models, prompts, strict=True)],
         [partial(_decode, model) for model in models],
         device,
@@ -79,23 +84,30 @@ def _any_ids(model: PreTrainedModel, device: torch.device) -> Tensor:
 
 
 def _speed(
-    model: PreTrainedModel, ids_BT: Tensor, prefill: float, decode: float, device: torch.device
+    model: PreTrainedModel,
+    ids_BT: Tensor,
+    prefill: "_Timed",
+    decode: "_Timed",
+    device: torch.device,
 ) -> Speed:
     weight_bytes = _num_bytes(model.parameters())
-    held = _start_counting(device)
-    cache_bytes = _cache_bytes(_forward(model, ids_BT, None).cache)
+    position, peak = _counted(partial(_forward, model, ids_BT, None), device)
     metrics = {
-        "prefill_tokens_per_second": _PREFILL_TOKENS / prefill,
-        "decode_tokens_per_second": _DECODE_TOKENS / decode,
-        "first_token_seconds": prefill,
+        "prefill_tokens_per_second": _PREFILL_TOKENS / prefill.seconds,
+        "decode_tokens_per_second": _DECODE_TOKENS / decode.seconds,
+        "first_token_seconds": prefill.seconds,
         "weight_bytes": float(weight_bytes),
-        "kv_cache_bytes_per_token": cache_bytes,
+        "kv_cache_bytes_per_token": _cache_bytes(position.cache),
+        "peak_memory_bytes": float(weight_bytes + peak),
     }
-    if held is not None:
-        peak = torch.cuda.max_memory_allocated(device) - held
-        metrics["peak_memory_bytes"] = float(weight_bytes + peak)
+    relative = {
+        "prefill_tokens_per_second": prefill.relative_stderr,
+        "decode_tokens_per_second": decode.relative_stderr,
+        "first_token_seconds": prefill.relative_stderr,
+    }
     return Speed(
         metrics=metrics,
+        stderrs={name: metrics[name] * error for name, error in relative.items()},
         num_repeats=_REPEATS,
         protocol={
             "device": _device_name(device),
@@ -111,12 +123,18 @@ def _speed(
     )
 
 
-def _start_counting(device: torch.device) -> int | None:
-    """Bytes that the device holds before a model works, if it counts them."""
-    if device.type != "cuda":
-        return None
-    torch.cuda.reset_peak_memory_stats(device)
-    return torch.cuda.memory_allocated(device)
+def _counted(run: Callable[[], _State], device: torch.device) -> tuple[_State, int]:
+    """What came of it, and the most bytes that it held at a time beside what was there before."""
+    if device.type == "cuda":
+        torch.cuda.reset_peak_memory_stats(device)
+        held = torch.cuda.memory_allocated(device)
+        found = run()
+        return found, torch.cuda.max_memory_allocated(device) - held
+    with profile(activities=[ProfilerActivity.CPU], profile_memory=True) as profiler:
+        found = run()
+    events = profiler.profiler.kineto_results.events() if profiler.profiler else []
+    changes = [(e.start_ns(), e.nbytes()) for e in events if e.name() == "[memory]"]
+    return found, max(accumulate(change for _, change in sorted(changes)), default=0)
 
 
 def _num_bytes(tensors: Iterable[Tensor]) -> int:
@@ -149,11 +167,19 @@ def _decode(model: PreTrainedModel, position: _Position) -> None:
         position = _forward(model, position.next_ids, position.cache)
 
 
-def _median_seconds(
+@dataclass(frozen=True)
+class _Timed:
+    """A median over the repeats, and its standard error as a share of it."""
+
+    seconds: float
+    relative_stderr: float
+
+
+def _seconds(
     prepare: Sequence[Callable[[], _State]],
     timed: Sequence[Callable[[_State], object]],
     device: torch.device,
-) -> list[float]:
+) -> list[_Timed]:
     """Of each model, all of which take a turn in every repeat."""
     seconds: list[list[float]] = [[] for _ in timed]
     for _ in range(_REPEATS + 1):
@@ -164,7 +190,13 @@ def _median_seconds(
             run_one(state)
             _synchronize(device)
             of_model.append(time.perf_counter() - started)
-    return [statistics.median(of_model[1:]) for of_model in seconds]  # The first warms up.
+    return [_timed(of_model[1:]) for of_model in seconds]  # The first warms up.
+
+
+def _timed(seconds: Sequence[float]) -> _Timed:
+    median = statistics.median(seconds)
+    stderr = _MEDIAN_OVER_MEAN * statistics.stdev(seconds) / math.sqrt(len(seconds))
+    return _Timed(median, stderr / median)
 
 
 def _synchronize(device: torch.device) -> None:

@@ -160,6 +160,7 @@ def _measure_speeds(run: Run, last: int) -> None:
                     suite="speed",
                     metric=metric,
                     value=value,
+                    stderr=speed.stderrs.get(metric),
                     num_samples=speed.num_repeats,
                     protocol=speed.protocol,
                 )
