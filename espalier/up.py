@@ -183,20 +183,23 @@ def _url_host(host: str) -> str:
 
 def _wait_until_ready(supervisor: Supervisor, url: str, caught: list[int]) -> None:
     deadline = time.monotonic() + _READY_SECONDS
-    while not caught and (missing := _what_is_missing(url)):
-        supervisor.step(0.2)
-        if supervisor.most_failures >= _MAX_START_FAILURES:
-            raise UpError("a part of the service does not start; its lines are above and in logs/")
-        if time.monotonic() > deadline:
-            raise UpError(f"not ready after {_READY_SECONDS:.0f} s: {missing}")
+    # One client: each new one reads all certificates, while the service needs the processors.
+    with httpx.Client(base_url=url, timeout=5, trust_env=False) as client:
+        while not caught and (missing := _what_is_missing(client)):
+            supervisor.step(0.1)
+            if supervisor.most_failures >= _MAX_START_FAILURES:
+                message = "a part of the service does not start; its lines are above and in logs/"
+                raise UpError(message)
+            if time.monotonic() > deadline:
+                raise UpError(f"not ready after {_READY_SECONDS:.0f} s: {missing}")
 
 
-def _what_is_missing(url: str) -> str | None:
+def _what_is_missing(client: httpx.Client) -> str | None:
     """What `/readyz` lacks, in words; None once every check is ok, a live worker included."""
     try:
-        answer = httpx.get(f"{url}/readyz", timeout=5, trust_env=False).json()
+        answer = client.get("/readyz").json()
     except (httpx.TransportError, ValueError) as error:
-        return f"{url}/readyz: {error}"
+        return f"{client.base_url}/readyz: {error}"
     if answer.get("status") == "ok":
         return None
     checks = answer.get("checks", {})
