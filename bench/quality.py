@@ -5,12 +5,15 @@
 `--data` holds `c4.calibration.jsonl.gz`, `wikitext2.test.tokens.txt` and, for zero-shot accuracy,
 `arc_easy.first200.jsonl` and `piqa.first200.jsonl`. A preset may carry changes
 to its recipe, as in `espalier,importance.ridge=0.003`, which is how the ablations of docs/method.md
-were made. Each preset runs in a process of its own, on the same text, one after the other.
+were made. Each preset prunes in a process of its own, as a job would, on the same text, and nothing
+else runs meanwhile; only then is it evaluated. With `--work DIR` what has been pruned and evaluated
+is kept, and a bench that was cut short goes on.
 """
 
 import argparse
 import json
 import math
+import os
 import subprocess
 import sys
 import tempfile
@@ -22,104 +25,64 @@ from typing import Any
 
 import numpy as np
 import torch
-from transformers import AutoModelForCausalLM, AutoTokenizer
+from transformers import (
+    AutoModelForCausalLM,
+    AutoTokenizer,
+    PreTrainedModel,
+    PreTrainedTokenizerBase,
+)
 
 import espalier.loading  # noqa: F401  Lets transformers open models whose layers differ.
 from bench.plot import plot_quality
+from bench.pruning_run import REPORTS, Report, read_reports
+from bench.quality_table import CONTEXT_LENGTHS, Row, figures_of, line_of, verdicts_on
 from pruning.evaluation.perplexity import evaluate_perplexity
 from pruning.evaluation.suites import run_suites
+from pruning.models.attention import blockwise_attention
 from pruning.models.geometry import count_parameters, count_prunable_parameters
 from pruning.presets import PRESETS
 from pruning.recipe import Recipe
 from pruning.recipe_parts.evaluation import Evaluation
+from worker.child import offline_environment
 
 CALIBRATION = "c4.calibration.jsonl.gz"
 EVALUATION = "wikitext2.test.tokens.txt"
 TASKS = {"arc_easy": "arc_easy.first200.jsonl", "piqa": "piqa.first200.jsonl"}
 PROMPT = "{query}\nAnswer:"
-CONTEXT_LENGTHS = (2048, 128)
 RESULTS = Path(__file__).parent / "results"
-
-BARS = {0.2: (31.0, 81.0), 0.4: (60.0, 140.0), 0.6: (105.0, 245.0)}
-"""Perplexity of the default at 2048 and 128 tokens, by share of decoder parameters removed."""
-PEERS = {
-    "adapt_pruner": {0.2: (34.5, 90.5), 0.4: (951.1, 1840.6), 0.6: (2712.0, 4927.9)},
-    "llm_pruner": {0.2: (42.7, 92.9), 0.4: (316.1, 705.8), 0.6: (3396.2, 3898.9)},
-    "flap": {0.2: (37.2, 101.4), 0.4: (636.3, 812.1), 0.6: (2690.4, 3762.4)},
-    "slicegpt": {0.2: (147.9, 318.8), 0.4: (409.6, 703.4), 0.6: (1315.7, 1670.1)},
-    "shortgpt": {0.2: (45.0, 111.2), 0.4: (408.5, 323.4), 0.6: (6648.9, 14226.4)},
-}
-"""What each system's own code reached on the same text: SmolLM2-135M-Instruct, 59,392 tokens."""
-PEERS_ACCURACY = {
-    "adapt_pruner": {0.2: 49.0, 0.4: 44.25, 0.6: 43.5},
-    "llm_pruner": {0.2: 49.5, 0.4: 46.25, 0.6: 42.25},
-    "flap": {0.2: 52.25, 0.4: 43.25, 0.6: 39.25},
-    "slicegpt": {0.2: 42.75, 0.4: 39.25, 0.6: 40.5},
-    "shortgpt": {0.2: 51.75, 0.4: 44.75, 0.6: 40.75},
-}
-"""Mean acc_norm of the two tasks, per cent; one standard error is about 2.4 points."""
-MIN_ACCURACY = {0.2: 55.0}
-MAX_CPU_SECONDS = 400.0
-MAX_MODEL_SIZES = 3.0
 
 DEFAULTS = {
     "espalier": {
-        "schedule": {"num_increments": 2},
-        "importance": {"calibration": {"num_samples": 40, "sequence_length": 512, "batch_size": 2}},
+        "importance": {"calibration": {"num_samples": 72, "sequence_length": 512, "batch_size": 1}},
     },
-    "adapt_pruner": {"schedule": {"num_increments": 8}},
+    "adapt_pruner": {
+        "schedule": {"num_increments": 10},
+        "importance": {"calibration": {"num_samples": 32, "sequence_length": 64, "batch_size": 8}},
+    },
+    "llm_pruner": {
+        "importance": {"calibration": {"num_samples": 10, "sequence_length": 64, "batch_size": 1}},
+    },
+    "flap": {
+        "importance": {
+            "calibration": {"num_samples": 512, "sequence_length": 128, "batch_size": 16}
+        },
+    },
+    "slicegpt": {
+        "importance": {"calibration": {"num_samples": 64, "sequence_length": 512, "batch_size": 4}},
+    },
 }
-"""The size of the work where a preset leaves it open: increments for each 20 %, and their text."""
-
-
-@dataclass(frozen=True, kw_only=True)
-class Row:
-    """One pruned model."""
-
-    preset: str
-    sparsity: float
-    removed: float
-    num_parameters: int
-    base_bytes: int
-    perplexity_2048: float
-    perplexity_128: float
-    accuracy: float
-    accuracy_stderr: float
-    cpu_seconds: float
-    peak_bytes: int
-
-
-@dataclass(frozen=True, kw_only=True)
-class Verdict:
-    """A figure against its bar."""
-
-    what: str
-    figure: float
-    bar: float
-    at_least: bool = False
-
-    @property
-    def word(self) -> str:
-        met = self.figure >= self.bar if self.at_least else self.figure <= self.bar
-        return "met" if met else "MISSED"
+"""The size of the work: increments for each 20 % where a preset leaves them open, and text. A peer
+gets what its own code got for the figures of `PEERS`."""
 
 
 def main() -> None:
     args = _arguments()
     torch.set_num_threads(args.threads)
-    dense = _quality(args.model, args)
-    print(f"dense: {_figures(dense)}", flush=True)
-    rows: list[Row] = []
-    for preset in args.presets:
-        for row in _prune(preset, args):
-            rows.append(row)
-            print(_line(row), flush=True)
-    if args.merge:
-        rows = [*_earlier_rows(args), *rows]
-    verdicts = [v for row in rows for v in _verdicts(row)]
-    for verdict in verdicts:
-        print(f"{verdict.what:44s} {verdict.figure:9.1f}  bar {verdict.bar:9.1f}  {verdict.word}")
-    _write(args, dense, rows, verdicts)
+    with tempfile.TemporaryDirectory(prefix="espalier-bench-") as scratch:
+        work = args.work or Path(scratch)
+        pruned = [_prune(preset, args, work) for preset in args.presets]
+        if not args.prune_only:
+            _compare([size for sizes in pruned for size in sizes], args, work)
 
 
 def _arguments() -> argparse.Namespace:
@@ -129,8 +92,10 @@ def _arguments() -> argparse.Namespace:
     parser.add_argument("--presets", nargs="+", default=sorted(PRESETS))
     parser.add_argument("--sparsity", nargs="+", type=float, default=[0.2, 0.4, 0.6])
     parser.add_argument("--tokens", type=int, default=59_392)
-    parser.add_argument("--rows", type=int, default=200, help="Of each task.")
+    parser.add_argument("--rows", type=int, default=200, help="Of each task; 0: no accuracy.")
     parser.add_argument("--threads", type=int, default=2)
+    parser.add_argument("--work", type=Path, help="Keeps what is done; default: thrown away.")
+    parser.add_argument("--prune-only", action="store_true", help="Leave evaluation for later.")
     parser.add_argument("--name", default="quality", help="Of the files under bench/results.")
     parser.add_argument(
         "--merge", action="store_true", help="Keep the rows of other presets in those files."
@@ -138,67 +103,50 @@ def _arguments() -> argparse.Namespace:
     return parser.parse_args()
 
 
-def _prune(preset: str, args: argparse.Namespace) -> Iterator[Row]:
+@dataclass(frozen=True, kw_only=True)
+class _Pruned:
+    """A checkpoint that is the first to reach a share removed."""
+
+    preset: str
+    sparsity: float
+    report: Report
+
+
+def _prune(preset: str, args: argparse.Namespace, work: Path) -> list[_Pruned]:
     """One run over all sizes, or one for each where the preset cuts once."""
     shares = sorted(args.sparsity)
     at_once = _recipe(preset, args, shares).schedule.num_increments == 1
-    for some in [[share] for share in shares] if at_once else [shares]:
-        yield from _run(preset, args, some)
+    return [
+        found
+        for some in ([[share] for share in shares] if at_once else [shares])
+        for found in _run(preset, args, some, work)
+    ]
 
 
-def _run(preset: str, args: argparse.Namespace, shares: list[float]) -> Iterator[Row]:
-    """Checkpoints are evaluated as they come, and dropped at the end."""
-    recipe = _recipe(preset, args, shares)
-    with tempfile.TemporaryDirectory(prefix="espalier-bench-") as scratch:
-        path = Path(scratch) / "recipe.json"
-        path.write_text(recipe.model_dump_json())
-        command = [sys.executable, "-m", "bench.pruning_run", str(path), f"{scratch}/out"]
-        command += ["--threads", str(args.threads)]
-        sizes = _sizes(args, shares)
-        with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as child:
-            assert child.stdout is not None
-            for report in map(json.loads, child.stdout):
-                for sparsity in sizes.reached(report["num_parameters"]):
-                    yield _row(preset, sparsity, report, sizes, args)
-        if child.returncode:
-            raise subprocess.CalledProcessError(child.returncode, command)
+def _run(
+    preset: str, args: argparse.Namespace, shares: list[float], work: Path
+) -> Iterator[_Pruned]:
+    """In a process of its own, with the environment of a job."""
+    directory = work / "-".join([preset.replace("/", "_"), *(f"{s:g}" for s in shares)])
+    directory.mkdir(parents=True, exist_ok=True)
+    recipe, path = _recipe(preset, args, shares).model_dump_json(), directory / "recipe.json"
+    if path.exists() and path.read_text() != recipe:
+        raise SystemExit(f"{directory} holds the work of another recipe: give another --work")
+    path.write_text(recipe)
+    command = [sys.executable, "-m", "bench.pruning_run", str(path), str(directory / "out")]
+    command += ["--threads", str(args.threads)]
+    subprocess.run(command, check=True, env=offline_environment(os.environ))
+    waiting, num_parameters, num_prunable = list(shares), *_base_sizes(args)
+    for report in read_reports(directory / "out" / REPORTS):
+        removed = (num_parameters - report.num_parameters) / num_prunable
+        while waiting and removed >= waiting[0] - 1e-6:
+            yield _Pruned(preset=preset, sparsity=waiting.pop(0), report=report)
 
 
-@dataclass
-class _Sizes:
-    """What the base model counts, and the shares still to be reached, the smallest first."""
-
-    num_parameters: int
-    num_prunable: int
-    waiting: list[float]
-
-    def reached(self, num_parameters: int) -> Iterator[float]:
-        """The shares that a model of this size is the first to reach."""
-        while self.waiting and self.removed(num_parameters) >= self.waiting[0] - 1e-6:
-            yield self.waiting.pop(0)
-
-    def removed(self, num_parameters: int) -> float:
-        return (self.num_parameters - num_parameters) / self.num_prunable
-
-
-def _sizes(args: argparse.Namespace, shares: list[float]) -> _Sizes:
+def _base_sizes(args: argparse.Namespace) -> tuple[int, int]:
+    """Parameters of the base model, and those of its decoder layers."""
     base = AutoModelForCausalLM.from_pretrained(args.model, dtype=torch.float32)
-    return _Sizes(count_parameters(base), count_prunable_parameters(base), list(shares))
-
-
-def _row(
-    preset: str, sparsity: float, report: dict[str, Any], sizes: _Sizes, args: argparse.Namespace
-) -> Row:
-    return Row(
-        preset=preset,
-        sparsity=sparsity,
-        removed=sizes.removed(report["num_parameters"]),
-        num_parameters=report["num_parameters"],
-        base_bytes=4 * sizes.num_parameters,
-        **_quality(report["directory"], args),
-        cpu_seconds=report["cpu_seconds"],
-        peak_bytes=report["peak_bytes"],
-    )
+    return count_parameters(base), count_prunable_parameters(base)
 
 
 def _recipe(preset: str, args: argparse.Namespace, shares: list[float]) -> Recipe:
@@ -226,25 +174,75 @@ def _recipe(preset: str, args: argparse.Namespace, shares: list[float]) -> Recip
     return Recipe.model_validate(fields)
 
 
-def _quality(directory: Path | str, args: argparse.Namespace) -> dict[str, float]:
+def _compare(sizes: list[_Pruned], args: argparse.Namespace, work: Path) -> None:
+    """Evaluate every checkpoint beside the dense model, and write the table."""
+    earlier = _earlier(args) if args.merge else {}
+    dense = earlier.get("dense") or _quality(args.model, args, work)
+    print(f"dense: {figures_of(dense)}", flush=True)
+    num_parameters, num_prunable = _base_sizes(args)
+    rows = [Row(**row) for row in earlier.get("rows", []) if row["preset"] not in args.presets]
+    for size in sizes:
+        row = Row(
+            preset=size.preset,
+            sparsity=size.sparsity,
+            removed=(num_parameters - size.report.num_parameters) / num_prunable,
+            num_parameters=size.report.num_parameters,
+            base_bytes=4 * num_parameters,
+            **_quality(Path(size.report.directory), args, work),
+            cpu_seconds=size.report.cpu_seconds,
+            peak_bytes=size.report.peak_bytes,
+        )
+        rows.append(row)
+        print(line_of(row), flush=True)
+    _write(args, dense, rows)
+
+
+def _earlier(args: argparse.Namespace) -> dict[str, Any]:
+    """What an earlier bench found over as much text."""
+    path = RESULTS / f"{args.name}.json"
+    if not path.exists():
+        return {}
+    found: dict[str, Any] = json.loads(path.read_text())
+    if (found["model"], found["tokens"]) != (args.model.name, args.tokens):
+        raise SystemExit(f"{path} was measured on another model or text: give another --name")
+    if args.rows and found["zero_shot_rows"] != args.rows:
+        raise SystemExit(f"{path} was measured on other rows of the tasks: give another --name")
+    return found
+
+
+def _quality(directory: Path, args: argparse.Namespace, work: Path) -> dict[str, float | None]:
     """Perplexities at each of `CONTEXT_LENGTHS` over the first tokens of the text, and accuracy.
 
     In bf16 autocast, as the peers were measured; accuracy is the mean over `TASKS`, per cent.
     """
+    inside = directory.is_relative_to(work)
+    kept = (directory if inside else work) / f"quality-{args.tokens}-{args.rows}.json"
+    if kept.exists():
+        stored: dict[str, float | None] = json.loads(kept.read_text())
+        return stored
     tokenizer = AutoTokenizer.from_pretrained(directory)
     model = AutoModelForCausalLM.from_pretrained(directory, dtype=torch.float32).eval()
     text = (args.data / EVALUATION).read_text()
     ids = tokenizer(text, add_special_tokens=False)["input_ids"][: args.tokens]
-    found = {
-        f"perplexity_{length}": evaluate_perplexity(
-            model,
-            [np.array(ids, dtype=np.uint32)],
-            context_length=length,
-            precision="bfloat16",
-            data_fingerprint=EVALUATION,
-        ).value
-        for length in CONTEXT_LENGTHS
-    }
+    found: dict[str, float | None] = {"accuracy": None, "accuracy_stderr": None}
+    with blockwise_attention(model):
+        for length in CONTEXT_LENGTHS:
+            found[f"perplexity_{length}"] = evaluate_perplexity(
+                model,
+                [np.array(ids, dtype=np.uint32)],
+                context_length=length,
+                precision="bfloat16",
+                data_fingerprint=EVALUATION,
+            ).value
+    if args.rows:
+        found |= _accuracy(model, tokenizer, args)
+    kept.write_text(json.dumps(found))
+    return found
+
+
+def _accuracy(
+    model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, args: argparse.Namespace
+) -> dict[str, float]:
     suites = [
         {
             "kind": "rows",
@@ -262,70 +260,15 @@ def _quality(directory: Path | str, args: argparse.Namespace) -> dict[str, float
         scores = list(run_suites(model, tokenizer, evaluation, directory=Path(scratch)))
     chosen = [score for score in scores if score.metric == "acc_norm"]
     variances = [(score.stderr or 0.0) ** 2 for score in chosen]
-    found["accuracy"] = 100 * sum(score.value for score in chosen) / len(chosen)
-    found["accuracy_stderr"] = 100 * math.sqrt(sum(variances)) / len(chosen)
-    return found
+    return {
+        "accuracy": 100 * sum(score.value for score in chosen) / len(chosen),
+        "accuracy_stderr": 100 * math.sqrt(sum(variances)) / len(chosen),
+    }
 
 
-def _verdicts(row: Row) -> Iterator[Verdict]:
-    """The default against its bars, a re-implemented peer against its own code."""
-    name = row.preset.split(",")[0]
-    bars = BARS if name == "espalier" else PEERS.get(name, {})
-    if row.sparsity in bars:
-        for length, figure, bar in zip(
-            CONTEXT_LENGTHS,
-            (row.perplexity_2048, row.perplexity_128),
-            bars[row.sparsity],
-            strict=True,
-        ):
-            what = f"{row.preset} {row.sparsity:.0%} perplexity at {length}"
-            yield Verdict(what=what, figure=figure, bar=bar)
-    accuracies = MIN_ACCURACY if name == "espalier" else PEERS_ACCURACY.get(name, {})
-    if row.sparsity in accuracies:
-        what = f"{row.preset} {row.sparsity:.0%} accuracy"
-        bar = accuracies[row.sparsity]
-        yield Verdict(what=what, figure=row.accuracy, bar=bar, at_least=True)
-    if name == "espalier" and math.isclose(row.sparsity, 0.2):
-        yield Verdict(what=f"{row.preset} CPU seconds", figure=row.cpu_seconds, bar=MAX_CPU_SECONDS)
-        yield Verdict(
-            what=f"{row.preset} peak MB",
-            figure=row.peak_bytes / 1e6,
-            bar=MAX_MODEL_SIZES * row.base_bytes / 1e6,
-        )
-
-
-def _line(row: Row) -> str:
-    return (
-        f"{row.preset:40s} {row.sparsity:4.0%} removed {row.removed:6.2%}"
-        f"  {_figures(asdict(row))}"
-        f"  {row.cpu_seconds:6.0f} CPU s  {row.peak_bytes / 1e9:5.2f} GB"
-    )
-
-
-def _figures(quality: dict[str, Any]) -> str:
-    return (
-        f"ppl {quality['perplexity_2048']:9.2f} / {quality['perplexity_128']:9.2f}"
-        f"  acc {quality['accuracy']:5.1f} ± {quality['accuracy_stderr']:.1f}"
-    )
-
-
-def _earlier_rows(args: argparse.Namespace) -> list[Row]:
-    """What an earlier run over as much text found of presets that this one left out."""
-    path = RESULTS / f"{args.name}.json"
-    if not path.exists():
-        return []
-    found = json.loads(path.read_text())
-    if (found["tokens"], found["zero_shot_rows"]) != (args.tokens, args.rows):
-        raise SystemExit(f"{path} was measured on other text: give another --name")
-    return [Row(**row) for row in found["rows"] if row["preset"] not in args.presets]
-
-
-def _write(
-    args: argparse.Namespace,
-    dense: dict[str, float],
-    rows: list[Row],
-    verdicts: list[Verdict],
-) -> None:
+def _write(args: argparse.Namespace, dense: dict[str, float | None], rows: list[Row]) -> None:
+    verdicts = list(verdicts_on(rows))
+    print("\n".join(verdict.line() for verdict in verdicts))
     RESULTS.mkdir(exist_ok=True)
     found = {
         "created_at": datetime.now(UTC).isoformat(timespec="seconds"),

@@ -22,6 +22,7 @@ from pruning.events import LayerWidths
 from pruning.methods.increments import (
     BYTES_PER_PARAMETER,
     plan_increments,
+    repaired_from,
     resolve_target,
     stream_share,
 )
@@ -104,6 +105,11 @@ def estimate(
         targets=targets,
         total_steps=0,
         schedule=recipe.schedule,
+        repaired_from=repaired_from(
+            recipe,
+            num_parameters=architecture.num_parameters,
+            num_prunable_parameters=architecture.num_prunable_parameters,
+        ),
     )
     return Estimate(
         model_type=architecture.model_type,

@@ -21,9 +21,11 @@ from transformers import PreTrainedModel
 from pruning.brain_surgeon import damped
 from pruning.errors import InvalidData
 from pruning.importance.moments import Moments
+from pruning.models.attention import blockwise_attention
 from pruning.models.freezing import frozen
 from pruning.models.loss import Precision, token_losses, training_loss
 from pruning.models.projections import BlockKey, output_projections
+from pruning.models.recomputing import recomputing_layers
 from pruning.plan import PruningPlan
 from pruning.surgery import kept_inputs
 
@@ -43,21 +45,19 @@ class StepTaken:
     loss_after: float
 
 
-def kept_moments(
+def thin_moments(
     model: PreTrainedModel, moments: Moments, plan: PruningPlan, *, previous: PruningPlan
-) -> Moments:
-    """Moments of the model at `previous` for what `plan` leaves of each projection's inputs.
+) -> None:
+    """Leave in place, of the model's moments at `previous`, those of the inputs that `plan` keeps.
 
     Raises:
         InvalidPlan: `plan` does not follow from `previous`.
     """
     kept = kept_inputs(model, plan, previous=previous)
-    inputs = dict(moments.inputs)
     for key, tensor in output_projections(model).items():
         if tensor.parameter in kept:
             kept_K = kept[tensor.parameter]
-            inputs[key] = inputs[key][kept_K][:, kept_K]
-    return Moments(inputs, moments.gradients)
+            moments.inputs[key] = moments.inputs[key][kept_K][:, kept_K]
 
 
 def take_newton_step(
@@ -86,7 +86,8 @@ def take_newton_step(
     weights = {key: tensor.parameter for key, tensor in output_projections(model).items()}
     with frozen(model):
         gradients = _mean_gradients(model, weights, batches[:-num_trials], precision)
-        steps = {key: _step(gradients[key], moments, key) for key in weights}
+        # Each gradient makes room for its step.
+        steps = {key: _step(gradients.pop(key), moments, key) for key in weights}
         return _walk(model, weights, steps, trials, precision)
 
 
@@ -97,14 +98,16 @@ def _mean_gradients(
     precision: Precision,
 ) -> dict[BlockKey, Tensor]:
     """C [O, I] of each projection, the loss being the sum over a sequence's tokens."""
-    with _wanting_gradients(weights.values()):
+    with _wanting_gradients(weights.values()), blockwise_attention(model):
         for ids_BT in batches:
-            training_loss(model, ids_BT, precision).backward()  # type: ignore[no-untyped-call]  # torch's own
+            with recomputing_layers(model):
+                loss = training_loss(model, ids_BT, precision)
+            loss.backward()  # type: ignore[no-untyped-call]  # torch's own
         num_tokens = sum(ids_BT.numel() for ids_BT in batches)
         found = {}
         for key, weight in weights.items():
             assert weight.grad is not None
-            found[key] = weight.grad / num_tokens
+            found[key] = weight.grad.div_(num_tokens)
     return found
 
 

@@ -4,7 +4,6 @@
 """
 
 import math
-from collections.abc import Mapping
 from dataclasses import dataclass, field
 
 import torch
@@ -108,9 +107,12 @@ def apply_plan(
     slices: dict[nn.Parameter, _Slice] = {}
     for cut in _cuts(model, plan, previous):
         slices.setdefault(cut.tensor.parameter, _Slice()).add(cut)
-    replaced = {old: (cut.replace(old), cut) for old, cut in slices.items()}
-    if optimizer is not None:
-        _follow(optimizer, replaced)
+    while slices:
+        # One after the other, so that there are never two models.
+        old, kept = slices.popitem()
+        new = kept.replace(old)
+        if optimizer is not None:
+            _follow(optimizer, old, new, kept)
     drop_layers(model, _dropped(plan, previous), optimizer)
     if plan.hidden is not None:
         refit_stream(model, len(plan.hidden))
@@ -257,15 +259,12 @@ def _check(index: int, adapter: Adapter, layer: nn.Module, before: LayerPlan) ->
 
 
 def _follow(
-    optimizer: torch.optim.Optimizer,
-    replaced: Mapping[nn.Parameter, tuple[nn.Parameter, _Slice]],
+    optimizer: torch.optim.Optimizer, old: nn.Parameter, new: nn.Parameter, cut: _Slice
 ) -> None:
-    """Point an optimizer at the new parameters and slice its state like them."""
+    """Point an optimizer at a new parameter and slice its state like it."""
     for group in optimizer.param_groups:
-        group["params"] = [replaced[p][0] if p in replaced else p for p in group["params"]]
-    for old, (new, cut) in replaced.items():
-        if old not in optimizer.state:
-            continue
+        group["params"] = [new if p is old else p for p in group["params"]]
+    if old in optimizer.state:
         optimizer.state[new] = {
             key: cut.of(value)
             if isinstance(value, torch.Tensor) and value.shape == old.shape

@@ -3,7 +3,7 @@
 Shapes: B sequences, T tokens, N = B * T, I inputs, O outputs of a projection.
 """
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, MutableMapping, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
 from itertools import pairwise
@@ -14,12 +14,14 @@ from torch.utils.hooks import RemovableHandle
 from transformers import PreTrainedModel
 
 from pruning.errors import InvalidData
+from pruning.models.attention import blockwise_attention
 from pruning.models.freezing import frozen
 from pruning.models.loss import Precision, autocast, training_loss
 from pruning.models.projections import BlockKey, output_projections
+from pruning.models.recomputing import recomputing_layers
 
 _PANELS = 4
-"""Column panels of a symmetric product; those left of the diagonal are copied, not computed."""
+"""Of rows of a symmetric product; what is left of the diagonal is copied, not computed."""
 
 
 @dataclass(frozen=True)
@@ -27,10 +29,11 @@ class Moments:
     """Per-token means by block, fp32.
 
     `inputs` is H = E[x x^T] over the inputs of the block's output projection, `gradients` is
-    G = E[g g^T] over the gradients of the summed loss with respect to its outputs.
+    G = E[g g^T] over the gradients of the summed loss with respect to its outputs. Each is made
+    whole when it is read: read it once, and only one block's is there at a time.
     """
 
-    inputs: Mapping[BlockKey, Tensor]
+    inputs: MutableMapping[BlockKey, Tensor]
     gradients: Mapping[BlockKey, Tensor]
 
 
@@ -49,42 +52,99 @@ def measure_moments(
     if not batches:
         raise InvalidData("no calibration text", param="data")
     sums = {key: _Sums(tensor.module) for key, tensor in output_projections(model).items()}
-    with frozen(model), ExitStack() as stack:
-        for handle in (s.watch() for s in sums.values()):
-            stack.callback(handle.remove)
+    with frozen(model), blockwise_attention(model):
         for ids_BT in batches:
-            _pass(model, ids_BT, precision, backward=gradients)
+            _pass(model, ids_BT, precision, sums.values(), backward=gradients)
     return Moments(
-        inputs={key: s.inputs.mean() for key, s in sums.items()},
-        gradients={key: s.gradients.mean() for key, s in sums.items()} if gradients else {},
+        inputs=_Means({key: s.inputs for key, s in sums.items()}),
+        gradients=_Means({key: s.gradients for key, s in sums.items()} if gradients else {}),
     )
 
 
-def _pass(model: PreTrainedModel, ids_BT: Tensor, precision: Precision, *, backward: bool) -> None:
-    if not backward:
-        with torch.no_grad(), autocast(ids_BT.device, precision):
-            model.base_model(input_ids=ids_BT, use_cache=False)
-        return
-    with torch.enable_grad(), _differentiable_embeddings(model):
-        loss = training_loss(model, ids_BT, precision)
-        loss.backward()  # type: ignore[no-untyped-call]  # torch's own
+def _pass(
+    model: PreTrainedModel,
+    ids_BT: Tensor,
+    precision: Precision,
+    sums: Iterable["_Sums"],
+    *,
+    backward: bool,
+) -> None:
+    with ExitStack() as stack:
+        for handle in (s.watch() for s in sums):
+            stack.callback(handle.remove)
+        if not backward:
+            with torch.no_grad(), autocast(ids_BT.device, precision):
+                model.base_model(input_ids=ids_BT, use_cache=False)
+            return
+        stack.enter_context(recomputing_layers(model))
+        with torch.enable_grad(), _differentiable_embeddings(model):
+            loss = training_loss(model, ids_BT, precision)
+    # Without the hooks: layers run once more on the way, and inputs count once.
+    loss.backward()  # type: ignore[no-untyped-call]  # torch's own
 
 
 @dataclass
 class _Mean:
-    """A running mean of x x^T over tokens."""
+    """A running mean of x x^T [I, I] over tokens, fp32.
+
+    It is symmetric: panels of rows are kept from the diagonal on, 5/8 of the whole.
+    """
 
     num_tokens: int = 0
-    total: Tensor | None = None
+    panels: list[Tensor] = field(default_factory=list)
 
+    @torch.no_grad()
     def add(self, rows_NI: Tensor) -> None:
-        product_II = _gram(rows_NI)
-        self.total = product_II if self.total is None else self.total.add_(product_II)
+        """Never in autocast: rounding the products to bf16 makes H indefinite."""
+        bounds = _bounds(rows_NI.shape[1])
+        if not self.panels:
+            shapes = [(end - start, bounds[-1] - start) for start, end in pairwise(bounds)]
+            self.panels = [torch.zeros(shape, device=rows_NI.device) for shape in shapes]
+        with torch.autocast(rows_NI.device.type, enabled=False), _exact_products(rows_NI):
+            rows = rows_NI.float()
+            for panel, (start, end) in zip(self.panels, pairwise(bounds), strict=True):
+                panel.addmm_(rows[:, start:end].T, rows[:, start:])
         self.num_tokens += len(rows_NI)
 
-    def mean(self) -> Tensor:
-        assert self.total is not None
-        return self.total / self.num_tokens
+    @classmethod
+    def of(cls, mean_II: Tensor) -> "_Mean":
+        """The mean itself, as of one token."""
+        bounds = _bounds(len(mean_II))
+        return cls(1, [mean_II[start:end, start:].clone() for start, end in pairwise(bounds)])
+
+    def whole(self) -> Tensor:
+        bounds = _bounds(self.panels[0].shape[1])
+        mean_II = self.panels[0].new_empty(bounds[-1], bounds[-1])
+        for panel, (start, end) in zip(self.panels, pairwise(bounds), strict=True):
+            torch.div(panel, self.num_tokens, out=mean_II[start:end, start:])
+            mean_II[start:, start:end] = mean_II[start:end, start:].T
+        return mean_II
+
+
+def _bounds(width: int) -> list[int]:
+    return [width * i // _PANELS for i in range(_PANELS + 1)]
+
+
+class _Means(MutableMapping[BlockKey, Tensor]):
+    """Makes each mean whole when it is read."""
+
+    def __init__(self, means: dict[BlockKey, _Mean]) -> None:
+        self._means = means
+
+    def __getitem__(self, key: BlockKey) -> Tensor:
+        return self._means[key].whole()
+
+    def __setitem__(self, key: BlockKey, mean_II: Tensor) -> None:
+        self._means[key] = _Mean.of(mean_II)
+
+    def __delitem__(self, key: BlockKey) -> None:
+        del self._means[key]
+
+    def __iter__(self) -> Iterator[BlockKey]:
+        return iter(self._means)
+
+    def __len__(self) -> int:
+        return len(self._means)
 
 
 @dataclass
@@ -106,23 +166,6 @@ class _Sums:
             output_BTO.register_hook(  # type: ignore[no-untyped-call]  # torch's own
                 lambda grad_BTO: self.gradients.add(grad_BTO.detach().flatten(0, -2))
             )
-
-
-@torch.no_grad()
-def _gram(rows_NI: Tensor) -> Tensor:
-    """x^T x [I, I] in fp32.
-
-    Never in autocast: rounding the products to bf16 makes H indefinite.
-    """
-    width = rows_NI.shape[1]
-    bounds = [width * i // _PANELS for i in range(_PANELS + 1)]
-    product_II = torch.empty(width, width, device=rows_NI.device)
-    with torch.autocast(rows_NI.device.type, enabled=False), _exact_products(rows_NI):
-        rows = rows_NI.float()
-        for start, end in pairwise(bounds):
-            torch.mm(rows[:, start:end].T, rows[:, start:], out=product_II[start:end, start:])
-            product_II[start:, start:end] = product_II[start:end, start:].T
-    return product_II
 
 
 @contextmanager

@@ -1,6 +1,6 @@
 """What is measured before a cut: scores to decide by, and moments to make good for it."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping, MutableMapping, Sequence
 from dataclasses import dataclass, field
 
 from torch import Tensor
@@ -26,7 +26,7 @@ class Findings:
     """
 
     scores: Scores
-    inputs: Mapping[BlockKey, Tensor] = field(default_factory=dict)
+    inputs: MutableMapping[BlockKey, Tensor] = field(default_factory=dict)
     gradients: Mapping[BlockKey, Tensor] = field(default_factory=dict)
     factors: Mapping[BlockKey, Tensor] = field(default_factory=dict)
     text: Sequence[Tensor] = ()

@@ -13,6 +13,7 @@ from pruning.compensation import (
 from pruning.events import Phase, PhaseChanged, PruneFinished
 from pruning.importance.moments import Moments
 from pruning.importance.training_saliency import TrainingSaliency
+from pruning.memory import give_back_memory
 from pruning.methods.calibrate import Findings, calibrate, calibrate_repair, repair_batches
 from pruning.methods.decide import decide
 from pruning.methods.increments import Increment
@@ -23,7 +24,7 @@ from pruning.methods.slicing import turn_blocks
 from pruning.models.distillation import frozen_copy
 from pruning.models.geometry import count_parameters, layer_widths
 from pruning.models.loss import product_dtype
-from pruning.newton import kept_moments, take_newton_step
+from pruning.newton import take_newton_step, thin_moments
 from pruning.plan import PruningPlan
 from pruning.surgery import apply_plan
 from pruning.training.averaging import keeping_distance
@@ -121,11 +122,11 @@ def _findings(run: Run, saliency: TrainingSaliency | None) -> Findings:
 def _cut_to(run: Run, increment: Increment, findings: Findings | None, target: int) -> None:
     num_parameters_before = count_parameters(run.model)
     plan, run.debt = run.ranks.from_first(lambda: _choose(run, findings, target))
-    moments = _moments_after(run, plan, findings)
     with keeping_distance(run.loop.optimizer):
         if findings is not None:
             _compensate(run, plan, findings)
         run.ranks.copy_from_first(run.model)
+    moments = _moments_after(run, plan, findings)
     apply_plan(run.model, plan, previous=run.plan, optimizer=run.loop.optimizer)
     if run.recipe.compensation == "newton":
         _step_on(run, moments, increment)
@@ -148,10 +149,12 @@ def _moments_after(run: Run, plan: PruningPlan, findings: Findings | None) -> Mo
     if findings is None or run.recipe.compensation != "newton":
         return None
     moments = Moments(findings.inputs, findings.gradients)
-    return kept_moments(run.model, moments, plan, previous=run.plan)
+    thin_moments(run.model, moments, plan, previous=run.plan)
+    return moments
 
 
 def _step_on(run: Run, moments: Moments | None, increment: Increment) -> None:
+    give_back_memory()
     with keeping_distance(run.loop.optimizer):
         if moments is not None:
             take_newton_step(
@@ -208,4 +211,5 @@ def _keep_teacher(run: Run) -> None:
 
 
 def _enter(run: Run, phase: Phase, increment: Increment) -> None:
+    give_back_memory()
     run.emit(PhaseChanged(phase=phase, increment=increment.number))

@@ -7,12 +7,16 @@ from itertools import pairwise
 from typing import Literal
 
 from pruning.errors import TargetUnreachable
+from pruning.recipe import Recipe
 from pruning.recipe_parts.method import Axis, Schedule
 from pruning.recipe_parts.target import Shape, Target
 
 BYTES_PER_PARAMETER = {"float32": 4, "bfloat16": 2, "float16": 2}
 _MIN_INCREMENTS = 3
 _SHARE_PER_INCREMENT = 0.07
+_ROUNDING = 1e-4
+_LARGEST_REPAIRED = 0.2
+"""The most that a cut takes of what it can take from, where repair is all that follows it."""
 
 TokenShare = Literal["constant", "linear", "cosine"]
 
@@ -80,14 +84,38 @@ def stream_share(axes: Collection[Axis], sparsity: float, shortcuts: float = 0.0
     return 1 - sparsity if len(axes) == 1 else math.sqrt(1 - sparsity)
 
 
+def repaired_from(
+    recipe: Recipe, *, num_parameters: int, num_prunable_parameters: int
+) -> int | None:
+    """The parameters that cuts can take from, if they are repaired and nothing trains; else None.
+
+    They are those of the decoder layers, or of the whole model where hidden channels go.
+    """
+    if recipe.recovery.kind != "none" or recipe.compensation == "none":
+        return None
+    return num_parameters if recipe.narrows_stream else num_prunable_parameters
+
+
 def plan_increments(
-    *, num_parameters: int, targets: Sequence[int], total_steps: int, schedule: Schedule
+    *,
+    num_parameters: int,
+    targets: Sequence[int],
+    total_steps: int,
+    schedule: Schedule,
+    repaired_from: int | None = None,
 ) -> tuple[Increment, ...]:
     """Every size to pass on the way to the smallest target, in equal cuts between two targets.
 
     Each target is the size of some increment, so that a family's checkpoints are simply those.
+    Where nothing trains and cuts are repaired, `repaired_from` parameters can be cut at all: unless
+    the schedule says how many, cuts then take equal shares of what is left of those, none of them
+    more than a fifth.
     """
-    sizes = _sizes(num_parameters, sorted(set(targets), reverse=True), schedule.num_increments)
+    targets = sorted(set(targets), reverse=True)
+    if schedule.num_increments is None and repaired_from is not None:
+        sizes = _repaired_sizes(num_parameters, targets, num_parameters - repaired_from)
+    else:
+        sizes = _sizes(num_parameters, targets, schedule.num_increments)
     bounds = _step_bounds(schedule.token_share, len(sizes), total_steps)
     return tuple(
         Increment(
@@ -121,6 +149,19 @@ def _sizes(num_parameters: int, targets: Sequence[int], num_increments: int | No
         pieces = max(1, round(num_increments * share))
         sizes += [start - (start - target) * i // pieces for i in range(1, pieces + 1)]
         start = target
+    return sizes
+
+
+def _repaired_sizes(num_parameters: int, targets: Sequence[int], num_fixed: int) -> list[int]:
+    sizes: list[int] = []
+    left = num_parameters - num_fixed
+    for target in targets:
+        # A target below what can be reached is refused when its first cut is decided.
+        share = max(target - num_fixed, 1) / left
+        pieces = max(1, math.ceil(math.log(share) / math.log(1 - _LARGEST_REPAIRED) - _ROUNDING))
+        sizes += [num_fixed + round(left * share ** (i / pieces)) for i in range(1, pieces)]
+        sizes.append(target)
+        left = max(target - num_fixed, 1)
     return sizes
 
 

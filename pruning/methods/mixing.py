@@ -1,5 +1,7 @@
 """Held-out losses by domain, and the mixture that follows them."""
 
+from transformers import PreTrainedModel
+
 from pruning.data.reweighting import updated_weights
 from pruning.data.scaling import fitted_loss
 from pruning.errors import InvalidData
@@ -7,6 +9,7 @@ from pruning.evaluation.perplexity import Perplexity, evaluate_perplexity
 from pruning.events import EvaluationStage, MixtureChanged
 from pruning.manifest import Measurement
 from pruning.methods.run import Run
+from pruning.models.freezing import frozen
 
 SUITE = "domains"
 _MAX_METRIC_CHARACTERS = 64
@@ -14,15 +17,19 @@ _MAX_METRIC_CHARACTERS = 64
 
 def measure_held_out(run: Run) -> Perplexity:
     """Perplexity of the model as it stands, over all held-out text and stream by stream."""
-    return run.loop.measure(
-        lambda model: evaluate_perplexity(
-            model,
-            run.corpus.held_out,
-            context_length=run.recipe.evaluation.context_length,
-            precision=run.recipe.recovery.precision,
-            data_fingerprint=run.corpus.fingerprint,
-        )
-    )
+
+    def measure(model: PreTrainedModel) -> Perplexity:
+        # Of weights that want gradients autocast keeps a copy each, for all of a pass.
+        with frozen(model):
+            return evaluate_perplexity(
+                model,
+                run.corpus.held_out,
+                context_length=run.recipe.evaluation.context_length,
+                precision=run.recipe.recovery.precision,
+                data_fingerprint=run.corpus.fingerprint,
+            )
+
+    return run.loop.measure(measure)
 
 
 def record_domain_losses(

@@ -19,6 +19,7 @@ from pruning.manifest import Lineage, Measurement
 from pruning.methods.increments import (
     Increment,
     plan_increments,
+    repaired_from,
     resolve_target,
     stream_share,
 )
@@ -161,6 +162,11 @@ def build_run(
         targets=targets,
         total_steps=total_steps(recipe, corpus),
         schedule=recipe.schedule,
+        repaired_from=repaired_from(
+            recipe,
+            num_parameters=start.base_num_parameters,
+            num_prunable_parameters=start.base_num_prunable_parameters,
+        ),
     )
     return Run(
         recipe=recipe,

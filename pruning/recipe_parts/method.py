@@ -150,7 +150,9 @@ class Schedule(Part):
         None,
         ge=1,
         le=1000,
-        description="Default: one for every 7 % of parameters removed, at least 3.",
+        description="Default: one for every 7 % of parameters removed, at least 3; where nothing "
+        "trains and cuts are repaired, so many that none takes more than a fifth of the decoder "
+        "layers as it finds them.",
     )
     num_tokens: int | None = Field(
         None,

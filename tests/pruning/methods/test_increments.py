@@ -10,19 +10,27 @@ from pruning.methods.increments import (
     Increment,
     TokenShare,
     plan_increments,
+    repaired_from,
     resolve_target,
     stream_share,
 )
+from pruning.recipe import Recipe
 from pruning.recipe_parts.method import Schedule, ScheduleKind
 from pruning.recipe_parts.target import Shape, Target
 
 
-def plan(targets: list[int], total_steps: int = 100, **schedule: object) -> tuple[Increment, ...]:
+def plan(
+    targets: list[int],
+    total_steps: int = 100,
+    repaired_from: int | None = None,
+    **schedule: object,
+) -> tuple[Increment, ...]:
     return plan_increments(
         num_parameters=1000,
         targets=targets,
         total_steps=total_steps,
         schedule=Schedule.model_validate(schedule),
+        repaired_from=repaired_from,
     )
 
 
@@ -51,6 +59,50 @@ def test_a_family_passes_each_of_its_sizes() -> None:
     assert {900, 800, 400} <= set(sizes)
     assert sizes == sorted(sizes, reverse=True)
     assert len(sizes) == 6
+
+
+def test_a_family_of_repaired_cuts_takes_its_first_fifth_at_once_and_later_ones_in_two() -> None:
+    sizes = [i.target_num_parameters for i in plan([840, 680, 520], repaired_from=800)]
+    # 800 of the 1,000 can go: 640, then 480 and 320 of them are left, over equal shares of the way.
+    assert sizes == [840, 200 + 554, 680, 200 + 392, 520]
+
+
+@given(
+    st.integers(1, 1000).flatmap(lambda n: st.tuples(st.just(n), st.integers(1001 - n, 1000))),
+)
+def test_no_repaired_cut_takes_more_than_a_fifth_of_what_it_finds(sizes: tuple[int, int]) -> None:
+    repaired_from, target = sizes
+    fixed = 1000 - repaired_from
+    found = [i.target_num_parameters - fixed for i in plan([target], repaired_from=repaired_from)]
+    # But for whole parameters.
+    assert all(after >= 0.8 * before - 1 for before, after in pairwise([repaired_from, *found]))
+    assert found[-1] == target - fixed
+
+
+def test_repaired_cuts_are_as_many_as_asked() -> None:
+    assert len(plan([700], repaired_from=800, num_increments=4)) == 4
+
+
+@pytest.mark.parametrize(
+    ("changes", "expected"),
+    [
+        ({}, 800),
+        ({"recovery": {"kind": "full"}}, None),
+        ({"compensation": "none"}, None),
+        ({"method": "minitron", "axes": ["hidden"], "compensation": "least_squares"}, 1000),
+    ],
+)
+def test_cuts_are_repaired_alone_where_nothing_trains(
+    changes: dict[str, object], expected: int | None
+) -> None:
+    plain = {
+        "model": "org/model",
+        "target": "20%",
+        "data": "org/text",
+        "recovery": {"kind": "none"},
+    }
+    recipe = Recipe.model_validate(plain | changes)
+    assert repaired_from(recipe, num_parameters=1000, num_prunable_parameters=800) == expected
 
 
 @pytest.mark.parametrize("share", ["constant", "linear", "cosine"])
