@@ -1,7 +1,7 @@
 """Reading request bodies strictly: JSON as RFC 8259 has it, and nothing no database can keep."""
 
 import json
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Iterator
 from dataclasses import dataclass
 from typing import Any, Generic, TypeVar
 
@@ -57,7 +57,27 @@ def parse_body(model: type[Model], content: bytes) -> Body[Model]:
     written = json.loads(content)
     if _holds_nul(written):
         raise Problem("validation_error", "Text may not contain the character U+0000.")
+    if found := [_no_number(place) for place in _taken_for_numbers(written, value)]:
+        raise RequestValidationError(found)
     return Body(written=written, value=value)
+
+
+def _taken_for_numbers(
+    written: object, value: object, place: tuple[str | int, ...] = ()
+) -> Iterator[tuple[str | int, ...]]:
+    """Where pydantic has read a number from a truth value or from text, which JSON keeps apart."""
+    if isinstance(written, dict) and isinstance(value, BaseModel):
+        for name in written.keys() & type(value).model_fields.keys():
+            yield from _taken_for_numbers(written[name], getattr(value, name), (*place, name))
+    elif isinstance(written, list) and isinstance(value, list | tuple):
+        for number, pair in enumerate(zip(written, value, strict=False)):
+            yield from _taken_for_numbers(*pair, (*place, number))
+    elif isinstance(written, bool | str) and type(value) in (int, float):
+        yield place
+
+
+def _no_number(place: tuple[str | int, ...]) -> dict[str, Any]:
+    return {"type": "number_type", "loc": ("body", *place), "msg": "Input should be a number"}
 
 
 def _holds_nul(value: object) -> bool:

@@ -37,11 +37,7 @@ class ApiKeyRotate(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid")
 
     overlap_s: int = Field(
-        0,
-        strict=True,
-        ge=0,
-        le=604_800,
-        description="Seconds for which the old secret still works.",
+        0, ge=0, le=604_800, description="Seconds for which the old secret still works."
     )
 
 

@@ -109,9 +109,7 @@ class DownloadUrlRequest(BaseModel):
     training_state: bool = Field(
         False, description="Whether the archive holds what resuming the run would need."
     )
-    expires_in_s: int = Field(
-        3600, strict=True, ge=1, le=604_800, description="Seconds it can be used for."
-    )
+    expires_in_s: int = Field(3600, ge=1, le=604_800, description="Seconds it can be used for.")
 
 
 class DownloadUrlRead(Read):

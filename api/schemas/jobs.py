@@ -29,14 +29,10 @@ class Limits(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid")
 
     max_runtime_s: int | None = Field(
-        None,
-        strict=True,
-        gt=0,
-        le=2_592_000,
-        description="Seconds from first start until the job fails.",
+        None, gt=0, le=2_592_000, description="Seconds from first start until the job fails."
     )
     max_attempts: int = Field(
-        8, strict=True, ge=1, le=100, description="Failed attempts before the job fails for good."
+        8, ge=1, le=100, description="Failed attempts before the job fails for good."
     )
 
 
@@ -48,7 +44,7 @@ class JobCreate(Recipe):
         default_factory=dict,
         description="Your own labels: at most 32 pairs, keys of 64 and values of 512 characters.",
     )
-    priority: int = Field(0, strict=True, ge=-100, le=100, description="Higher starts earlier.")
+    priority: int = Field(0, ge=-100, le=100, description="Higher starts earlier.")
     limits: Limits = Field(Limits(), description="What ends a job that does not end by itself.")
     webhook: WebhookCreate | None = Field(
         None, description="An address that hears of this job alone; the answer has its secret."
@@ -66,15 +62,9 @@ class LimitsUpdate(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid")
 
     max_runtime_s: int | None = Field(
-        None,
-        strict=True,
-        gt=0,
-        le=2_592_000,
-        description="Seconds from creation until the job fails.",
+        None, gt=0, le=2_592_000, description="Seconds from creation until the job fails."
     )
-    max_attempts: int = Field(
-        8, strict=True, ge=1, le=100, description="Failed attempts before it fails."
-    )
+    max_attempts: int = Field(8, ge=1, le=100, description="Failed attempts before it fails.")
 
 
 class JobUpdate(BaseModel):
@@ -84,7 +74,7 @@ class JobUpdate(BaseModel):
 
     name: str | None = Field(None, max_length=200, description="A name for people.")
     metadata: Metadata = Field({}, description="Your own labels, replacing all there were.")
-    priority: int = Field(0, strict=True, ge=-100, le=100, description="Higher starts earlier.")
+    priority: int = Field(0, ge=-100, le=100, description="Higher starts earlier.")
     limits: LimitsUpdate = Field(LimitsUpdate(), description="Limits to change.")
 
     @property

@@ -52,9 +52,7 @@ class AliasPut(BaseModel):
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
-    version: int = Field(
-        strict=True, ge=1, le=_MAX_VERSION, description="The version it shall name."
-    )
+    version: int = Field(ge=1, le=_MAX_VERSION, description="The version it shall name.")
     gate: QualityGate | None = Field(
         None, description="Move it only if the version is this good; 409 `gate_not_passed` if not."
     )

@@ -60,11 +60,7 @@ class SecretRotate(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid")
 
     overlap_s: int = Field(
-        86_400,
-        strict=True,
-        ge=0,
-        le=604_800,
-        description="Seconds for which the old secret signs too.",
+        86_400, ge=0, le=604_800, description="Seconds for which the old secret signs too."
     )
 
 

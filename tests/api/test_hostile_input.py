@@ -129,6 +129,11 @@ def test_no_more_than_thirty_two_labels_are_kept(client: TestClient) -> None:
 
 
 @pytest.mark.parametrize("number", [True, "1", 1.5])
-def test_what_is_no_whole_number_is_not_taken_for_one(client: TestClient, number: object) -> None:
-    refused = client.post("/v1/jobs", json={**SMALL_REQUEST, "priority": number})
-    assert (refused.status_code, refused.json()["param"]) == (422, "priority")
+@pytest.mark.parametrize("field", ["priority", "limits.max_attempts", "schedule.num_increments"])
+def test_what_is_no_whole_number_is_not_taken_for_one(
+    client: TestClient, field: str, number: object
+) -> None:
+    part, _, name = field.rpartition(".")
+    wanted = {part: {name: number}} if part else {name: number}
+    refused = client.post("/v1/jobs", json={**SMALL_REQUEST, **wanted})
+    assert (refused.status_code, refused.json()["param"]) == (422, field)
