@@ -65,7 +65,11 @@ def _processors(powercap: Path) -> Iterator[_Counter]:
             float(file.read_text())
         except (OSError, ValueError):
             continue  # Most kernels let only root read it.
-        yield _Counter(lambda file=file: float(file.read_text()) * _MICROJOULES, wraps_at)
+        yield _Counter(partial(_package_joules, file), wraps_at)
+
+
+def _package_joules(file: Path) -> float:
+    return float(file.read_text()) * _MICROJOULES
 
 
 def _gpus() -> Iterator[_Counter]:
