@@ -72,7 +72,7 @@ def _taken_for_numbers(
     elif isinstance(written, list) and isinstance(value, list | tuple):
         for number, pair in enumerate(zip(written, value, strict=False)):
             yield from _taken_for_numbers(*pair, (*place, number))
-    elif isinstance(written, bool | str) and type(value) in (int, float):
+    elif isinstance(written, bool | str) and written != "auto" and type(value) in (int, float):
         yield place
 
 
