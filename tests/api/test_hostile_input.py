@@ -137,3 +137,9 @@ def test_what_is_no_whole_number_is_not_taken_for_one(
     wanted = {part: {name: number}} if part else {name: number}
     refused = client.post("/v1/jobs", json={**SMALL_REQUEST, **wanted})
     assert (refused.status_code, refused.json()["param"]) == (422, field)
+
+
+def test_auto_is_taken_wherever_a_number_is(client: TestClient) -> None:
+    wanted = {**SMALL_REQUEST, "priority": "auto", "schedule": {"num_increments": "auto"}}
+    made = client.post("/v1/jobs", json=wanted)
+    assert (made.status_code, made.json()["priority"]) == (201, 0)
