@@ -25,6 +25,8 @@ FAMILY = ("120M", "110M", "100M")
 CUTS = ("125M", "120M", "115M", "110M", "105M", "100M")
 UNSEEN = "112M"
 POLL_SECONDS = 2.0
+CALIBRATION = {"num_samples": 8, "sequence_length": 256, "batch_size": 4}
+"""Little text, so that a machine with two cores is done in minutes."""
 
 
 def requests(model: Path, corpus: Path, options: argparse.Namespace) -> Iterator[dict[str, Any]]:
@@ -32,6 +34,7 @@ def requests(model: Path, corpus: Path, options: argparse.Namespace) -> Iterator
     common = {
         "model": str(model),
         "data": {"train": str(corpus), "max_held_out_tokens": options.held_out_tokens},
+        "importance": {"calibration": CALIBRATION},
     }
     trained = {**common, "target": list(FAMILY), "schedule": {"num_tokens": options.tokens}}
     yield {**trained, "evaluation": {"speed": True}}
@@ -84,7 +87,11 @@ def measure(options: argparse.Namespace) -> dict[str, Any]:
         unseen = without_recovery(wanted[-1], UNSEEN)
         return {
             "at": datetime.now(UTC).isoformat(timespec="seconds"),
-            "conditions": {"tokens": options.tokens, "held_out_tokens": options.held_out_tokens},
+            "conditions": {
+                "tokens": options.tokens,
+                "held_out_tokens": options.held_out_tokens,
+                "calibration": CALIBRATION,
+            },
             "jobs": jobs,
             "comparisons": [
                 ask(server, "GET", f"/v1/jobs/{job['job']}/comparison")["cost"] for job in jobs
@@ -115,8 +122,8 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser = argparse.ArgumentParser(description=(__doc__ or "").split("\n")[0])
     parser.add_argument("--model", type=Path, required=True, help="a Hugging Face directory")
     parser.add_argument("--directory", type=Path, required=True, help="where the service lives")
-    parser.add_argument("--tokens", type=int, default=60_000, help="of the family's training")
-    parser.add_argument("--held-out-tokens", type=int, default=8_192)
+    parser.add_argument("--tokens", type=int, default=24_000, help="of the family's training")
+    parser.add_argument("--held-out-tokens", type=int, default=4_096)
     options = parser.parse_args(arguments)
     found = measure(options)
     RESULTS.write_text(json.dumps(found, indent=1) + "\n")
