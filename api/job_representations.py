@@ -18,7 +18,8 @@ from api.schemas.jobs import (
     WorkerRead,
 )
 from registry.db import Reader, dialect_of
-from registry.jobs import EVENT_TYPES, JobRow
+from registry.job_rows import JobRow
+from registry.jobs import EVENT_TYPES
 from registry.status import JobStatus, allowed_actions
 from registry.tables import Job, JobEvent
 from registry.tenancy import queue_places

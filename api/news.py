@@ -9,7 +9,7 @@ from pydantic_core import to_json
 
 from api.representations import read_event
 from api.watching import Mark, mark_of
-from registry import events, jobs, metrics
+from registry import events, job_rows, metrics
 from registry.db import SessionFactory
 from registry.errors import NotFound
 from registry.status import TERMINAL
@@ -43,7 +43,7 @@ def read_news(sessions: SessionFactory, tenant_id: str, job_id: str, place: Plac
     """The events after `place`, and the newest step where one was taken since."""
     with reading_of(sessions, tenant_id) as session:
         try:
-            job = jobs.look(session, tenant_id, job_id)
+            job = job_rows.look(session, tenant_id, job_id)
         except NotFound:
             return News(b"", place, None)
         rows = events.list_after(session, job_id, place.seq, _BATCH)

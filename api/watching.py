@@ -11,7 +11,7 @@ from sqlalchemy import select
 from sqlalchemy.exc import SQLAlchemyError
 
 from registry.db import SessionFactory, reading
-from registry.jobs import JobRow
+from registry.job_rows import JobRow
 from registry.status import JobStatus
 from registry.tables import Job
 

@@ -1,18 +1,17 @@
-"""Jobs: creating, finding and listing them, and the only door to their status."""
+"""Jobs: creating and finding them, and the only door to their status."""
 
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
-from datetime import datetime, timedelta
+from collections.abc import Mapping
+from datetime import timedelta
 from typing import Any, Literal
 
-from sqlalchemy import Row, Select, and_, bindparam, inspect, or_, select
+from sqlalchemy import Select, bindparam, select
 from sqlalchemy.orm import Session
 
 from pruning.recipe import Recipe
 from pruning.recipe_parts.model import HubModel
 from registry import events, files, outbox, scheduling, webhooks
-from registry.db import Reader, database_now
-from registry.errors import InvalidCursor, InvalidTransition, NotFound
+from registry.db import database_now
+from registry.errors import InvalidTransition, NotFound
 from registry.ids import new_id
 from registry.status import (
     ACTIONS,
@@ -28,11 +27,7 @@ from registry.webhooks import WebhookWish
 
 DEFAULT_MAX_ATTEMPTS = 8
 
-JobRow = Row[Any]
-"""The columns of a job by the names that `Job` has for them."""
-
 PauseMode = Literal["save", "latest"]
-Order = Literal["asc", "desc"]
 
 
 def create(
@@ -92,11 +87,11 @@ def create(
 
 
 # Made once: putting a query together takes longer than running it.
-_MINE = (Job.tenant_id == bindparam("tenant_id"), Job.deleted_at.is_(None))
-_COLUMNS = [getattr(Job, one.key).label(one.key) for one in inspect(Job).column_attrs]
-_ONE = select(Job).where(Job.id == bindparam("job_id"), *_MINE)
-_LOOK = select(*_COLUMNS).where(Job.id == bindparam("job_id"), *_MINE)
-_VERSION = select(Job.version).where(Job.id == bindparam("job_id"), *_MINE)
+_ONE = select(Job).where(
+    Job.id == bindparam("job_id"),
+    Job.tenant_id == bindparam("tenant_id"),
+    Job.deleted_at.is_(None),
+)
 
 
 def get(session: Session, tenant_id: str, job_id: str, *, for_update: bool = False) -> Job:
@@ -110,31 +105,6 @@ def get(session: Session, tenant_id: str, job_id: str, *, for_update: bool = Fal
     if job is None:
         raise NotFound("job", job_id)
     return job
-
-
-def look(reader: Reader, tenant_id: str, job_id: str) -> JobRow:
-    """The tenant's job to read and not to change: as a row it costs half as much.
-
-    Raises:
-        NotFound: there is none, it was deleted, or it is another tenant's.
-    """
-    row = reader.execute(_LOOK, {"tenant_id": tenant_id, "job_id": job_id}).one_or_none()
-    if row is None:
-        raise NotFound("job", job_id)
-    return row
-
-
-def version_of(reader: Reader, tenant_id: str, job_id: str) -> int:
-    """The version of the tenant's job, and nothing else of it.
-
-    Raises:
-        NotFound: there is none, it was deleted, or it is another tenant's.
-    """
-    asked = {"tenant_id": tenant_id, "job_id": job_id}
-    version = reader.execute(_VERSION, asked).scalar_one_or_none()
-    if version is None:
-        raise NotFound("job", job_id)
-    return version
 
 
 def lock(session: Session, job_id: str) -> Job:
@@ -151,88 +121,6 @@ def lock(session: Session, job_id: str) -> Job:
 
 def _locked(query: Select[Job]) -> Select[Job]:
     return query.with_for_update().execution_options(populate_existing=True)
-
-
-# --- lists ----------------------------------------------------------------------------------------
-
-
-@dataclass(frozen=True, kw_only=True)
-class JobFilter:
-    """What a list is narrowed to; everything given must hold."""
-
-    statuses: Sequence[JobStatus] = ()
-    model: str | None = None
-    name_contains: str | None = None
-    created_after: datetime | None = None
-    created_before: datetime | None = None
-    metadata: Mapping[str, str] = field(default_factory=dict)
-
-
-@dataclass(frozen=True)
-class JobPage:
-    items: list[JobRow]
-    has_more: bool
-
-
-_PLACE = (Job.created_at, Job.id)
-_PAGES: Mapping[Order, Select[Any]] = {
-    "asc": select(*_COLUMNS).where(*_MINE).order_by(*_PLACE).limit(bindparam("limit")),
-    "desc": select(*_COLUMNS)
-    .where(*_MINE)
-    .order_by(*(column.desc() for column in _PLACE))
-    .limit(bindparam("limit")),
-}
-
-
-def list_page(
-    reader: Reader,
-    tenant_id: str,
-    *,
-    limit: int = 20,
-    after: str | None = None,
-    order: Order = "desc",
-    where: JobFilter | None = None,
-) -> JobPage:
-    """A page of the tenant's jobs by creation time, starting behind the job `after`.
-
-    Raises:
-        InvalidCursor: `after` is no job of this tenant.
-    """
-    query = _filtered(_PAGES[order], where) if where else _PAGES[order]
-    if after is not None:
-        query = query.where(_behind(reader, tenant_id, after, order))
-    rows = list(reader.execute(query, {"tenant_id": tenant_id, "limit": limit + 1}).all())
-    return JobPage(items=rows[:limit], has_more=len(rows) > limit)
-
-
-def _filtered(query: Select[Any], where: JobFilter) -> Select[Any]:
-    conditions = [
-        Job.job_metadata[key].as_string() == value for key, value in where.metadata.items()
-    ]
-    if where.statuses:
-        conditions.append(Job.status.in_(where.statuses))
-    if where.model is not None:
-        conditions.append(Job.model == where.model)
-    if where.name_contains:
-        conditions.append(Job.name.icontains(where.name_contains, autoescape=True))
-    if where.created_after is not None:
-        conditions.append(Job.created_at > where.created_after)
-    if where.created_before is not None:
-        conditions.append(Job.created_at < where.created_before)
-    return query.where(*conditions) if conditions else query
-
-
-def _behind(reader: Reader, tenant_id: str, after: str, order: Order) -> Any:
-    # Deleted jobs still mark a place, so that a list being paged does not break under its reader.
-    place = reader.execute(
-        select(Job.created_at, Job.id).where(Job.id == after, Job.tenant_id == tenant_id)
-    ).one_or_none()
-    if place is None:
-        raise InvalidCursor(f"{after!r} is not a job of this list")
-    created_at, job_id = place
-    if order == "desc":
-        return or_(Job.created_at < created_at, and_(Job.created_at == created_at, Job.id < job_id))
-    return or_(Job.created_at > created_at, and_(Job.created_at == created_at, Job.id > job_id))
 
 
 # --- status ---------------------------------------------------------------------------------------

@@ -45,7 +45,8 @@ def take_hint(app: Celery, workplace: Workplace, presence: Presence) -> None:
     finally:
         presence.current_job_id = None
     # Not earlier: getting ready would take its processors from the run.
-    workplace.parking.park()
+    if not workplace.stopping.is_set():
+        workplace.parking.park()
     keep_logs(workplace, lease.job_id)
     drop_uploads(workplace, lease.job_id)
     with transaction(workplace.factory) as session:

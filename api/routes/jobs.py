@@ -38,9 +38,9 @@ from api.schemas.jobs import (
 from api.schemas.webhooks import WebhookSecretRead
 from api.serving import matches_etag, written
 from api.watching import JobWatcher, Mark, mark_of
-from registry import jobs, outbound, quotas, webhooks
+from registry import job_rows, jobs, outbound, quotas, webhooks
 from registry.estimates import find_pace
-from registry.jobs import JobFilter
+from registry.job_rows import JobFilter
 from registry.settings import Settings
 from registry.tenancy import looking_of, reading_of, transaction_of
 from registry.webhooks import WebhookWish
@@ -183,7 +183,7 @@ def list_jobs(
         created_before=query.created_before,
     )
     with looking_of(request.app.state.sessions, who.tenant_id) as reader:
-        page = jobs.list_page(
+        page = job_rows.list_page(
             reader,
             who.tenant_id,
             limit=query.limit,
@@ -226,10 +226,10 @@ async def get_job(
 def _answer(request: Request, tenant_id: str, job_id: str, if_none_match: str | None) -> Response:
     with looking_of(request.app.state.sessions, tenant_id) as reader:
         if if_none_match is not None:
-            headers = _entity(jobs.version_of(reader, tenant_id, job_id))
+            headers = _entity(job_rows.version_of(reader, tenant_id, job_id))
             if matches_etag(if_none_match, headers["ETag"]):
                 return Response(status_code=304, headers=headers)
-        answer = read_job(reader, jobs.look(reader, tenant_id, job_id))
+        answer = read_job(reader, job_rows.look(reader, tenant_id, job_id))
     return written(answer, _entity(answer.version))
 
 
@@ -249,7 +249,7 @@ async def _changed(
 
 def _mark(request: Request, tenant_id: str, job_id: str) -> Mark:
     with looking_of(request.app.state.sessions, tenant_id) as reader:
-        return mark_of(jobs.look(reader, tenant_id, job_id))
+        return mark_of(job_rows.look(reader, tenant_id, job_id))
 
 
 def _entity(version: int) -> dict[str, str]:

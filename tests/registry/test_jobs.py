@@ -5,10 +5,10 @@ from itertools import product
 import pytest
 from sqlalchemy.orm import Session
 
-from registry import events, jobs
+from registry import events, job_rows, jobs
 from registry.db import SessionFactory, transaction
 from registry.errors import InvalidCursor, InvalidTransition, NotFound
-from registry.jobs import JobFilter
+from registry.job_rows import JobFilter
 from registry.status import (
     ACTIONS,
     LEASED,
@@ -123,7 +123,7 @@ def test_pages_hold_every_job_once_while_new_ones_come(
     after = None
     while True:
         with transaction(factory) as reader:
-            page = jobs.list_page(reader, tenant.id, limit=3, after=after)
+            page = job_rows.list_page(reader, tenant.id, limit=3, after=after)
         seen += [job.id for job in page.items]
         _create(factory, tenant.id)
         if not page.has_more:
@@ -147,11 +147,11 @@ def test_a_page_can_be_filtered(session: Session, make_job: MakeJob, tenant: Ten
         metadata={"team": "nlp"},
         created_after=wanted.created_at.replace(year=2000),
     )
-    page = jobs.list_page(session, tenant.id, where=where)
+    page = job_rows.list_page(session, tenant.id, where=where)
     assert [job.id for job in page.items] == [wanted.id]
 
 
 def test_a_cursor_of_another_tenant_is_refused(session: Session, make_job: MakeJob) -> None:
     job = make_job()
     with pytest.raises(InvalidCursor):
-        jobs.list_page(session, "ten_other", after=job.id)
+        job_rows.list_page(session, "ten_other", after=job.id)

@@ -17,7 +17,7 @@ from api.job_representations import read_job
 from api.representations import read_widths
 from api.schemas.jobs import JobRead
 from pruning.paired import PairedComparison
-from registry import checkpoints, comparisons, jobs, placement
+from registry import checkpoints, comparisons, job_rows, jobs, placement
 from registry.placement import Standing
 from registry.tables import Job
 
@@ -57,7 +57,7 @@ def compare_page(request: Request, who: Viewer, session: ReadSession, ids: Ids =
     """The jobs named in the URL; without any, jobs to choose from."""
     rows = _rows(session, who, ids)
     if len(rows) < 2:
-        page = jobs.list_page(session, who.tenant_id, limit=OFFERED)
+        page = job_rows.list_page(session, who.tenant_id, limit=OFFERED)
         offered = [read_job(session, row) for row in page.items]
         chosen = {row.id for row in rows}
         return show(request, "compare_choice.html", {"offered": offered, "chosen": chosen})

@@ -15,8 +15,8 @@ from api.deps import Principal, ReadSession, WriteSession
 from api.errors import Problem
 from api.job_representations import read_jobs
 from api.representations import QUALITY
-from registry import jobs
-from registry.jobs import JobFilter
+from registry import job_rows, jobs
+from registry.job_rows import JobFilter
 from registry.status import JobAction, JobStatus, allowed_actions
 from registry.tables import Evaluation, Job
 
@@ -77,7 +77,7 @@ def jobs_table(
 def _job_list(
     session: Session, who: Principal, shown: str, q: str, after: str | None
 ) -> dict[str, Any]:
-    page = jobs.list_page(
+    page = job_rows.list_page(
         session,
         who.tenant_id,
         limit=JOBS_PER_PAGE,

@@ -14,9 +14,9 @@ from api.job_representations import read_jobs
 from api.representations import read_event
 from api.schemas.jobs import JobRead
 from api.schemas.progress import EventRead
-from registry import jobs, quotas, workers
+from registry import job_rows, quotas, workers
 from registry.db import database_now
-from registry.jobs import JobFilter
+from registry.job_rows import JobFilter
 from registry.settings import Settings
 from registry.status import JobStatus
 from registry.tables import Job, JobEvent, Worker
@@ -91,7 +91,7 @@ def _overview(session: Session, who: Principal, settings: Settings) -> Overview:
 
 
 def _page(session: Session, who: Principal, statuses: tuple[JobStatus, ...]) -> list[JobRead]:
-    found = jobs.list_page(
+    found = job_rows.list_page(
         session, who.tenant_id, limit=SHOWN_JOBS, where=JobFilter(statuses=statuses)
     )
     return read_jobs(session, found.items)
