@@ -97,9 +97,7 @@ def _arguments() -> argparse.Namespace:
     parser.add_argument("--work", type=Path, help="Keeps what is done; default: thrown away.")
     parser.add_argument("--prune-only", action="store_true", help="Leave evaluation for later.")
     parser.add_argument("--name", default="quality", help="Of the files under bench/results.")
-    parser.add_argument(
-        "--merge", action="store_true", help="Keep the rows of other presets in those files."
-    )
+    parser.add_argument("--merge", action="store_true", help="Keep what else those files hold.")
     return parser.parse_args()
 
 
@@ -176,11 +174,10 @@ def _recipe(preset: str, args: argparse.Namespace, shares: list[float]) -> Recip
 
 def _compare(sizes: list[_Pruned], args: argparse.Namespace, work: Path) -> None:
     """Evaluate every checkpoint beside the dense model, and write the table."""
-    earlier = _earlier(args) if args.merge else {}
-    dense = earlier.get("dense") or _quality(args.model, args, work)
+    dense = _earlier(args).get("dense") or _quality(args.model, args, work)
     print(f"dense: {figures_of(dense)}", flush=True)
     num_parameters, num_prunable = _base_sizes(args)
-    rows = [Row(**row) for row in earlier.get("rows", []) if row["preset"] not in args.presets]
+    rows: list[Row] = []
     for size in sizes:
         row = Row(
             preset=size.preset,
@@ -194,13 +191,17 @@ def _compare(sizes: list[_Pruned], args: argparse.Namespace, work: Path) -> None
         )
         rows.append(row)
         print(line_of(row), flush=True)
-    _write(args, dense, rows)
+    # Read once more: another bench may have ended meanwhile.
+    kept = [Row(**row) for row in _earlier(args).get("rows", [])]
+    anew = {(row.preset, row.sparsity) for row in rows}
+    rows += [row for row in kept if (row.preset, row.sparsity) not in anew]
+    _write(args, dense, sorted(rows, key=lambda row: (row.preset, row.sparsity)))
 
 
 def _earlier(args: argparse.Namespace) -> dict[str, Any]:
-    """What an earlier bench found over as much text."""
+    """What an earlier bench found over as much text, if its rows are to be kept."""
     path = RESULTS / f"{args.name}.json"
-    if not path.exists():
+    if not args.merge or not path.exists():
         return {}
     found: dict[str, Any] = json.loads(path.read_text())
     if (found["model"], found["tokens"]) != (args.model.name, args.tokens):
@@ -274,7 +275,7 @@ def _write(args: argparse.Namespace, dense: dict[str, float | None], rows: list[
         "created_at": datetime.now(UTC).isoformat(timespec="seconds"),
         "model": args.model.name,
         "tokens": args.tokens,
-        "zero_shot_rows": args.rows,
+        "zero_shot_rows": args.rows or _earlier(args).get("zero_shot_rows", 0),
         "threads": args.threads,
         "context_lengths": CONTEXT_LENGTHS,
         "dense": dense,
