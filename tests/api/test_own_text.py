@@ -28,6 +28,7 @@ def checkpoint_id(
     with transaction(factory) as session:
         job = make_job(session, holder.tenant_id, request={"data": DATA})
         start_job(session, job)
+        job.params_now = 110_000_000
         return make_checkpoint(session, store, job, tmp_path, increment=1).id
 
 
@@ -37,7 +38,7 @@ def test_a_new_job_has_all_of_the_data_of_the_checkpoint_s_job(
     created = client.post("/v1/jobs", json={**SMALL_REQUEST, "data": checkpoint_id})
     assert created.status_code == 201, created.text
     expected = Recipe.model_validate({**SMALL_REQUEST, "data": DATA}).data
-    assert created.json()["resolved"]["data"] == expected.model_dump(mode="json")
+    assert created.json()["resolved"]["recipe"]["data"] == expected.model_dump(mode="json")
     assert created.json()["spec"]["data"] == checkpoint_id
 
 
