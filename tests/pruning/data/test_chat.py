@@ -76,7 +76,8 @@ def mean_loss_of_answers(model: PreTrainedModel, tokens: np.ndarray) -> float:
     """As Transformers has it: labels of -100 are not learned."""
     ids_BT = torch.from_numpy(token_ids(tokens))[None]
     labels_BT = torch.where(torch.from_numpy(tokens.astype(np.int64))[None] < 0, -100, ids_BT)
-    return float(model(ids_BT, labels=labels_BT).loss)
+    with torch.no_grad():
+        return float(model(ids_BT, labels=labels_BT).loss)
 
 
 @pytest.mark.parametrize("template", [PLAIN, MARKED], ids=["plain", "marked"])
