@@ -14,7 +14,8 @@ A variant is `WAY-INCREMENTS[-dynamic]`. Ways, all but the last two cut by the d
 - `official_fast`: the same with a learning rate that suits few tokens better
 
 Each runs in a process of its own, started as the worker starts its child. Results are kept in one
-file, so that a later call with other variants completes the table.
+file, so that a later call with other variants completes the table. With `--work` an interrupted
+run goes on in the next call.
 """
 
 import argparse
@@ -23,12 +24,10 @@ import os
 import subprocess
 import sys
 import tempfile
-import time
-from collections.abc import Iterator
 from datetime import UTC, datetime
 from itertools import pairwise
 from pathlib import Path
-from typing import Any, cast
+from typing import Any
 
 import numpy as np
 import torch
@@ -45,7 +44,7 @@ from pruning.events import (
     IncrementFinished,
     PhaseChanged,
     PruneFinished,
-    RunFailed,
+    RunFinished,
     StepFinished,
     parse_event,
 )
@@ -56,6 +55,7 @@ from worker.child import child_environment
 RESULTS = Path(__file__).parent / "results"
 CONTEXT_LENGTH = 2048
 HELD_OUT_TOKENS = 8192
+CHECKPOINT_SECONDS = 120.0
 WAYS = (
     *("fresh", "sliced", "distilled", "distilled_fast", "default"),
     *("official", "official_fast"),
@@ -85,12 +85,12 @@ def main() -> None:
     torch.set_num_threads(args.threads)
     path = args.results / f"{args.name}.json"
     found = update(path, lambda found: found | _conditions(args))
-    if "dense" not in found:
-        dense, _ = _evaluate(args.model, args)
-        found = update(path, lambda found: found | {"dense": dense})
-    print(f"dense: {found['dense']:.2f}", flush=True)
     for variant in args.variants:
         found = _add(path, _measure(variant, args))
+    if "dense" not in found:
+        dense, suites = _evaluate(args.model, args)
+        found = update(path, lambda found: found | {"dense": dense, "dense_suites": suites})
+    print(f"dense: {found['dense']:.2f}", flush=True)
     for bar in found.get("bars", []):
         print(f"{bar['name']:<64} {bar['figure']:7.3f}  bar ≤ {bar['bar']:<6g} {bar['verdict']}")
 
@@ -126,6 +126,7 @@ def _arguments() -> argparse.Namespace:
     parser.add_argument("--compile", action="store_true")
     parser.add_argument("--variants", nargs="+", default=VARIANTS, type=_variant)
     parser.add_argument("--threads", type=int, default=2)
+    parser.add_argument("--work", type=Path, help="where interrupted runs go on in the next call")
     parser.add_argument("--results", type=Path, default=RESULTS)
     parser.add_argument("--name", default="recovery", help="Of the files under --results.")
     return parser.parse_args()
@@ -160,7 +161,11 @@ def recipe_of(variant: str, args: argparse.Namespace) -> Recipe:
                 }
             },
             "schedule": {"num_increments": int(number), "num_tokens": args.tokens},
-            "recovery": {**_RECOVERY[way], "compile": args.compile},
+            "recovery": {
+                **_RECOVERY[way],
+                "compile": args.compile,
+                "checkpoint_seconds": CHECKPOINT_SECONDS if args.work else None,
+            },
             "evaluation": {"speed": False},
             "output": {"dtype": "float32", "keep": "final"},
         }
@@ -169,17 +174,13 @@ def recipe_of(variant: str, args: argparse.Namespace) -> Recipe:
 
 def _measure(variant: str, args: argparse.Namespace) -> Row:
     """Run one variant, and evaluate what it publishes last."""
-    recipe = recipe_of(variant, args)
     with tempfile.TemporaryDirectory(prefix="espalier-bench-") as scratch:
-        out_dir = Path(scratch) / "out"
-        path = Path(scratch) / "recipe.json"
-        path.write_text(recipe.model_dump_json())
-        started = time.perf_counter(), os.times().children_user + os.times().children_system
-        events = list(_run(path, out_dir, recipe, args.threads))
-        wall = time.perf_counter() - started[0]
-        cpu = os.times().children_user + os.times().children_system - started[1]
+        work = Path(scratch)
+        if args.work is not None:
+            work = args.work / f"{variant}-{args.sparsity:g}-{args.tokens}"
+        events = _events(work, recipe_of(variant, args), args.threads)
         published = [event for event in events if isinstance(event, IncrementFinished)]
-        perplexity, suites = _evaluate(out_dir / published[-1].directory, args)
+        perplexity, suites = _evaluate(work / "out" / published[-1].directory, args)
     final = published[-1].increment
     scores = [e for e in events if isinstance(e, EvaluationFinished) and (e.increment == final)]
     recovered = [e for e in scores if e.stage == "recovered"]
@@ -193,29 +194,48 @@ def _measure(variant: str, args: argparse.Namespace) -> Row:
         held_out_perplexity=_value(scores, "recovered", "perplexity"),
         domain_losses={e.metric: e.value for e in recovered if e.suite == "domains"},
         suites=suites,
-        cpu_seconds=cpu,
-        wall_seconds=wall,
         phase_seconds=_phase_seconds(events),
         load_average=os.getloadavg()[0],
         threads=args.threads,
-        losses=[(e.num_tokens, e.loss) for e in events if isinstance(e, StepFinished)],
-        cuts=[e.num_tokens for e in events if isinstance(e, PruneFinished)],
+        # Of a step that was taken twice, by a run that was interrupted, the second time.
+        losses=list({e.num_tokens: e.loss for e in events if isinstance(e, StepFinished)}.items()),
+        cuts=sorted({e.num_tokens for e in events if isinstance(e, PruneFinished)}),
     )
 
 
-def _run(path: Path, out_dir: Path, recipe: Recipe, threads: int) -> Iterator[Event]:
+def _events(work: Path, recipe: Recipe, threads: int) -> list[Event]:
+    """All events of a run in `work`, which goes on there if it was interrupted."""
+    log = work / "events.jsonl"
+    work.mkdir(parents=True, exist_ok=True)
+    if not any(isinstance(event, RunFinished) for event in _logged(log)):
+        _run(work, recipe, threads, log)
+    return _logged(log)
+
+
+def _logged(log: Path) -> list[Event]:
+    lines = log.read_text().splitlines() if log.exists() else []
+    return [parse_event(line) for line in lines]
+
+
+def _run(work: Path, recipe: Recipe, threads: int, log: Path) -> None:
+    path, out_dir = work / "recipe.json", work / "out"
+    path.write_text(recipe.model_dump_json())
     reading, writing = os.pipe()
     command = [sys.executable, "-m", "pruning", "run", str(path), "--out", str(out_dir)]
     command += ["--events-fd", str(writing), "--device", "cpu", "--threads", str(threads)]
+    kept = sorted(out_dir.glob("increment-*")) or sorted(out_dir.glob("partial-0001"))
+    if kept:
+        command += ["--resume", str(kept[-1])]
     environment = child_environment(os.environ, recipe.model_dump(mode="json"))
-    with subprocess.Popen(command, env=environment, pass_fds=[writing]) as child:
+    with (
+        subprocess.Popen(command, env=environment, pass_fds=[writing]) as child,
+        log.open("a") as f,
+    ):
         os.close(writing)
         with os.fdopen(reading, encoding="utf-8") as pipe:
             for line in pipe:
-                event = parse_event(line)
-                if isinstance(event, RunFailed):
-                    sys.exit(f"{event.code}: {event.message}")
-                yield event
+                f.write(line)
+                f.flush()
     if child.returncode:
         raise subprocess.CalledProcessError(child.returncode, command)
 
@@ -225,12 +245,14 @@ def _value(scores: list[EvaluationFinished], stage: str, suite: str) -> float:
 
 
 def _phase_seconds(events: list[Event]) -> dict[str, float]:
-    """How long a run was in each of its phases."""
-    changes = [event for event in events if isinstance(event, PhaseChanged)]
+    """How long a run was in each of its phases; not how long it waited to be called again."""
     seconds: dict[str, float] = {}
-    for change, after in pairwise([*changes, events[-1]]):
-        phase = cast(PhaseChanged, change).phase
-        seconds[phase] = seconds.get(phase, 0.0) + (after.at - change.at).total_seconds()
+    phase = ""
+    for event, after in pairwise(events):
+        phase = event.phase if isinstance(event, PhaseChanged) else phase
+        if not (isinstance(after, PhaseChanged) and after.phase == "loading"):
+            elapsed = (after.at - event.at).total_seconds()
+            seconds[phase] = seconds.get(phase, 0.0) + elapsed
     return seconds
 
 

@@ -28,8 +28,6 @@ class Row:
     domain_losses: Mapping[str, float]
     suites: Mapping[str, tuple[float, float | None]]
     """Zero-shot scores and their standard errors, where suites were asked for."""
-    cpu_seconds: float
-    wall_seconds: float
     phase_seconds: Mapping[str, float]
     load_average: float
     threads: int
@@ -85,7 +83,7 @@ def merged(found: Mapping[str, Any], row: Row) -> list[Row]:
     return [*(other for other in rows if other.key != row.key), row]
 
 
-def bars_of(rows: list[Row], dense: float) -> Iterator[Bar]:
+def bars_of(rows: list[Row], dense: float | None) -> Iterator[Bar]:
     """The default against the best of the official recipe, wherever both were run alike."""
     for sparsity, tokens in dict.fromkeys((row.sparsity, row.tokens) for row in rows):
         alike = [row for row in rows if (row.sparsity, row.tokens) == (sparsity, tokens)]
@@ -101,7 +99,7 @@ def bars_of(rows: list[Row], dense: float) -> Iterator[Bar]:
             if best.accuracy is not None and theirs.accuracy is not None:
                 lost = theirs.accuracy - best.accuracy
                 yield Bar(name=f"accuracy lost to it {what}", figure=lost, bar=0.0)
-        if ours and tokens >= TOKENS_TO_DENSE and sparsity <= 0.2:
+        if ours and dense and tokens >= TOKENS_TO_DENSE and sparsity <= 0.2:
             ratio = _best(ours).perplexity / dense
             yield Bar(name=f"default / dense {what}", figure=ratio, bar=MAX_RATIO_TO_DENSE)
 
@@ -112,7 +110,7 @@ def _best(rows: list[Row]) -> Row:
 
 def with_bars(found: Mapping[str, Any], rows: list[Row]) -> dict[str, Any]:
     """The table with these rows and what the bars say of them."""
-    bars = [asdict(bar) | {"verdict": bar.word} for bar in bars_of(rows, found["dense"])]
+    bars = [asdict(bar) | {"verdict": bar.word} for bar in bars_of(rows, found.get("dense"))]
     return {**found, "rows": [asdict(row) for row in rows], "bars": bars}
 
 
@@ -128,5 +126,5 @@ def line_of(row: Row) -> str:
     return (
         f"{row.variant:22s} {row.sparsity:4.0%} {row.tokens:9,} tokens  ppl {row.perplexity:8.2f}"
         f"  held out {row.pruned_perplexity:8.2f} → {row.held_out_perplexity:8.2f}"
-        f"  {row.cpu_seconds:6.0f} CPU s{scored}  beside {training:.0f} s of training: {shares}"
+        f"{scored}  beside {training:.0f} s of training: {shares}"
     )
