@@ -120,7 +120,7 @@ def measure(
         "list": lambda: measures.list_times(site),
         "demo": lambda: _demo(browser, options.model),
     }
-    found = {}
+    found: dict[str, dict[str, Any]] = {}
     for name in names:
         load, started = os.getloadavg()[0], time.monotonic()
         measured = parts[name]()

@@ -150,7 +150,7 @@ def _finished(
     succeed(session, job)
     job.result = {**(job.result or {}), "seconds": 612.0 / quality}
     _spread(session, job, 15 / quality)
-    attempt.started_at = job.started_at
+    attempt.started_at = job.created_at
     return job
 
 

@@ -50,7 +50,7 @@ def frontier_page(
         "by_size": scatter(
             [
                 *(_spot(p, float(p.params), f"{count(p.params)} parameters", names) for p in found),
-                *_dense(base, base and base.params, "parameters"),
+                *_dense(base, base.params if base else None, "parameters"),
             ],
             x_title="Parameters",
             y_title="Held-out perplexity",
@@ -64,7 +64,7 @@ def frontier_page(
                     for p in found
                     if p.speed is not None
                 ),
-                *_dense(base, base and base.speed, "tokens per second"),
+                *_dense(base, base.speed if base else None, "tokens per second"),
             ],
             x_title="Decoded tokens per second",
             y_title="Held-out perplexity",
