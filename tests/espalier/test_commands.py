@@ -51,7 +51,6 @@ def test_the_shell_is_told_how_to_complete_commands(shell: str) -> None:
         assert "webhooks" in completed.output
 
 
-@pytest.mark.usefixtures("at_home")
 def test_what_has_nothing_to_show_says_in_json_what_was_done(
     server: Furnished, monkeypatch: pytest.MonkeyPatch
 ) -> None:
