@@ -155,11 +155,11 @@ def _loss(model: PreTrainedModel, batches: Sequence[Tensor], precision: Precisio
 
 @contextmanager
 def _wanting_gradients(weights: Collection[nn.Parameter]) -> Iterator[None]:
-    """These weights of a frozen model collect gradients, from none; what they had is given back."""
+    """These weights of a frozen model collect gradients, from zero; what they had is given back."""
     before = [weight.grad for weight in weights]
     for weight in weights:
         weight.requires_grad_(True)
-        weight.grad = None
+        weight.grad = torch.zeros_like(weight)
     try:
         yield
     finally:

@@ -21,7 +21,9 @@ from pruning.importance.similarity import block_importance
 from pruning.importance.stream import StreamMeasurement
 from pruning.importance.taylor import taylor_importance
 from pruning.models.adapter import Adapter, GroupedTensor, adapter_for
+from pruning.models.attention import blockwise_attention
 from pruning.models.families import Span
+from pruning.models.loss import training_loss
 from pruning.recipe_parts.method import Axis, Importance, ImportanceKind
 from pruning.scores import LayerScores, Scores
 
@@ -306,9 +308,12 @@ def _backward_passes(
     handles = [stream.watch_gradients(kept=in_layers)] if stream is not None else []
     wanted = in_layers if stream is None else in_layers | set(stream.parameters())
     handles += [layer.watch_gradients() for layer in layers]
-    with _gradients_of(model, wanted), _hooked(*handles):
+    in_bf16 = torch.is_autocast_enabled(batches[0].device.type)
+    with _gradients_of(model, wanted), _hooked(*handles), blockwise_attention(model):
         for ids_BT in batches:
-            model(input_ids=ids_BT, labels=ids_BT, use_cache=False).loss.backward()
+            loss = training_loss(model, ids_BT, "bfloat16" if in_bf16 else "float32")
+            num_predictions = ids_BT[:, 1:].numel()
+            (loss / num_predictions).backward()  # type: ignore[no-untyped-call]  # torch's own
 
 
 @torch.no_grad()

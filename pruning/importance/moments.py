@@ -14,6 +14,7 @@ from torch.utils.hooks import RemovableHandle
 from transformers import PreTrainedModel
 
 from pruning.errors import InvalidData
+from pruning.models.adapter import GroupedTensor
 from pruning.models.attention import blockwise_attention
 from pruning.models.freezing import frozen
 from pruning.models.loss import Precision, autocast, training_loss
@@ -51,7 +52,8 @@ def measure_moments(
     """
     if not batches:
         raise InvalidData("no calibration text", param="data")
-    sums = {key: _Sums(tensor.module) for key, tensor in output_projections(model).items()}
+    # Made before anything that comes and goes, between which they would leave holes.
+    sums = {key: _Sums.of(tensor) for key, tensor in output_projections(model).items()}
     with frozen(model), blockwise_attention(model):
         for ids_BT in batches:
             _pass(model, ids_BT, precision, sums.values(), backward=gradients)
@@ -90,27 +92,33 @@ class _Mean:
     It is symmetric: panels of rows are kept from the diagonal on, 5/8 of the whole.
     """
 
-    num_tokens: int = 0
     panels: list[Tensor] = field(default_factory=list)
+    num_tokens: int = 0
 
-    @torch.no_grad()
-    def add(self, rows_NI: Tensor) -> None:
-        """Never in autocast: rounding the products to bf16 makes H indefinite."""
-        bounds = _bounds(rows_NI.shape[1])
-        if not self.panels:
-            shapes = [(end - start, bounds[-1] - start) for start, end in pairwise(bounds)]
-            self.panels = [torch.zeros(shape, device=rows_NI.device) for shape in shapes]
-        with torch.autocast(rows_NI.device.type, enabled=False), _exact_products(rows_NI):
-            rows = rows_NI.float()
-            for panel, (start, end) in zip(self.panels, pairwise(bounds), strict=True):
-                panel.addmm_(rows[:, start:end].T, rows[:, start:])
-        self.num_tokens += len(rows_NI)
+    @classmethod
+    def empty(cls, width: int, device: torch.device) -> "_Mean":
+        """Of no token yet, its memory taken."""
+        bounds = _bounds(width)
+        shapes = [(end - start, width - start) for start, end in pairwise(bounds)]
+        return cls([torch.zeros(shape, device=device) for shape in shapes])
 
     @classmethod
     def of(cls, mean_II: Tensor) -> "_Mean":
         """The mean itself, as of one token."""
-        bounds = _bounds(len(mean_II))
-        return cls(1, [mean_II[start:end, start:].clone() for start, end in pairwise(bounds)])
+        bounds = pairwise(_bounds(len(mean_II)))
+        return cls([mean_II[start:end, start:].clone() for start, end in bounds], num_tokens=1)
+
+    @torch.no_grad()
+    def add(self, rows_NI: Tensor) -> None:
+        """Never in autocast: rounding the products to bf16 makes H indefinite."""
+        if not self.panels:
+            self.panels = self.empty(rows_NI.shape[1], rows_NI.device).panels
+        bounds = pairwise(_bounds(rows_NI.shape[1]))
+        with torch.autocast(rows_NI.device.type, enabled=False), _exact_products(rows_NI):
+            rows = rows_NI.float()
+            for panel, (start, end) in zip(self.panels, bounds, strict=True):
+                panel.addmm_(rows[:, start:end].T, rows[:, start:])
+        self.num_tokens += len(rows_NI)
 
     def whole(self) -> Tensor:
         bounds = _bounds(self.panels[0].shape[1])
@@ -152,8 +160,17 @@ class _Sums:
     """The two moments of one projection while they are gathered."""
 
     module: nn.Module
-    inputs: _Mean = field(default_factory=_Mean)
-    gradients: _Mean = field(default_factory=_Mean)
+    inputs: _Mean
+    gradients: _Mean
+
+    @classmethod
+    def of(cls, projection: GroupedTensor) -> "_Sums":
+        """Nothing yet; of a linear projection it is known how large they will be."""
+        module, device = projection.module, projection.parameter.device
+        if not isinstance(module, nn.Linear):
+            return cls(module, _Mean(), _Mean())
+        inputs = _Mean.empty(module.in_features, device)
+        return cls(module, inputs, _Mean.empty(module.out_features, device))
 
     def watch(self) -> RemovableHandle:
         return self.module.register_forward_hook(self._after_forward)
