@@ -6,6 +6,7 @@ from api.bodies import Body
 from api.deps import Principal
 from api.errors import Problem
 from api.schemas.data import DataPreviewRequest
+from api.schemas.jobs import JobCreate
 from pruning.recipe import Recipe
 from pruning.recipe_parts.data import CheckpointData, Data
 from registry import checkpoints
@@ -14,7 +15,7 @@ from registry.errors import NotFound
 from registry.tables import Job
 from registry.tenancy import reading_of
 
-Asked = TypeVar("Asked", Recipe, DataPreviewRequest)
+Asked = TypeVar("Asked", JobCreate, DataPreviewRequest)
 
 
 def with_own_text(sessions: SessionFactory, who: Principal, body: Body[Asked]) -> Body[Asked]:

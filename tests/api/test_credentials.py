@@ -42,7 +42,7 @@ def request_for_data(credential_id: str) -> dict[str, object]:
     """A job on a gated text."""
     return {
         **SMALL_REQUEST,
-        "data": {"kind": "hub", "id": "org/gated", "credential": credential_id},
+        "data": {"train": {"kind": "hub", "id": "org/gated", "credential": credential_id}},
     }
 
 
