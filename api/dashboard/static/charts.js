@@ -106,13 +106,14 @@ export class Chart {
     else this.redraw();
   }
 
-  // One more point of the first line, without asking the server.
+  // One more point of the first line, without asking the server; how many it has.
   append(x, y) {
     const line = this.drawing?.lines[0];
-    if (!this.plot || !line || !(x > line.x[line.x.length - 1])) return;
+    if (!this.plot || !line || !(x > line.x[line.x.length - 1])) return 0;
     line.x.push(x);
     line.y.push(y);
     this.plot.setData(this.data());
+    return line.x.length;
   }
 
   redraw() {

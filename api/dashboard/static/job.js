@@ -7,6 +7,8 @@ import { Heatmap } from "./heatmap.js";
 const MINIMUM_PAUSE_MS = 300;
 const FIRST_PAUSE_MS = 40;
 const FALLBACK_MS = 5000;
+// Beyond these a page that stays open asks for its curve again, thinned by the server.
+const MOST_POINTS = 1500;
 const ENDS = new Set(["job.succeeded", "job.failed", "job.cancelled"]);
 const CHANGES_CURVES = new Set(["prune.step", "eval.completed", "checkpoint.created", "mixture.changed", "job.validated"]);
 
@@ -70,7 +72,8 @@ function follow(root, id, { refresh, redraw, charts }) {
     stream.addEventListener(type, (event) => {
       if (type === "metrics") {
         const point = JSON.parse(event.data);
-        if (point.train_loss !== null) charts.get("loss")?.append(point.tokens_seen, point.train_loss);
+        const points = point.train_loss === null ? 0 : charts.get("loss")?.append(point.tokens_seen, point.train_loss);
+        if (points > MOST_POINTS) redraw();
       }
       if (CHANGES_CURVES.has(type) || ENDS.has(type)) redraw();
       refresh();
