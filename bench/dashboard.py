@@ -177,10 +177,10 @@ def main() -> int:
         parser.error(f"no such part: {', '.join(sorted(unknown))}; there are {', '.join(HOW)}")
     if missing_files():
         build()
-    kept = json.loads(options.out.read_text())["parts"] if options.out.exists() else {}
     # The list comes last: its ten thousand jobs are in everybody's way.
     names = [name for name in HOW if name in (options.parts or EVERY)]
     where, found = _run(names, options)
+    kept = json.loads(options.out.read_text())["parts"] if options.out.exists() else {}
     parts = {name: (kept | found)[name] for name in HOW if name in kept | found}
     verdicts = judge(parts)
     report = {"where": where, "parts": parts, "bars": [asdict(v) for v in verdicts]}
