@@ -18,7 +18,7 @@ from pruning.recipe_parts.method import WITH_BIASES, Axis
 from pruning.scores import Scores
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class Findings:
     """Scores of every group, and the moments of every block where the recipe repairs cuts.
 
@@ -38,7 +38,7 @@ def calibrate(run: Run, draw: int) -> Findings:
     importance = run.recipe.importance
     batches = _batches(run, draw)
     if importance.kind == "pca_energy":
-        return Findings(stream_scores(run, batches), text=batches)
+        return Findings(scores=stream_scores(run, batches), text=batches)
     fisher, repairs = importance.kind == "fisher", run.recipe.compensation in _REPAIRS
     moments = _moments(run, batches, gradients=fisher) if fisher or repairs else None
     return Findings(
@@ -51,8 +51,9 @@ def calibrate(run: Run, draw: int) -> Findings:
 def calibrate_repair(run: Run, scores: Scores, draw: int) -> Findings:
     """Measure only what repair needs, where `scores` are known already."""
     if run.recipe.compensation not in _REPAIRS:
-        return Findings(scores)
-    return Findings(scores, _moments(run, _batches(run, draw), gradients=False).inputs)
+        return Findings(scores=scores)
+    moments = _moments(run, _batches(run, draw), gradients=False)
+    return Findings(scores=scores, inputs=moments.inputs)
 
 
 _REPAIRS = ("least_squares", "affine", "merge", "newton")

@@ -1,6 +1,7 @@
 """The cut that an increment begins with: at once, or while the first part of it trains."""
 
 import math
+from dataclasses import replace
 
 from pruning.allocation.debt import Debt
 from pruning.compensation import (
@@ -60,7 +61,7 @@ def _cut_by_masks(run: Run, increment: Increment, *, trains: bool) -> bool:
         if masks is None:
             return False
         findings = calibrate_repair(run, masks.scores(), increment.number)
-        findings = Findings(findings.scores, findings.inputs, masks.input_factors())
+        findings = replace(findings, factors=masks.input_factors())
     _enter(run, "pruning", increment)
     _cut_to(run, increment, findings, increment.target_num_parameters)
     return True

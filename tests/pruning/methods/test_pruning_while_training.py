@@ -71,6 +71,27 @@ def test_without_training_masks_are_learned_alone(tmp_path: Path, tiny_model_dir
     assert torch.equal(found["model.embed_tokens.weight"], base["model.embed_tokens.weight"])
 
 
+def test_what_masks_leave_half_open_goes_into_the_cut(tmp_path: Path, tiny_model_dir: Path) -> None:
+    recipe = recipe_of(
+        "sheared_llama",
+        tiny_model_dir,
+        write_corpus(tmp_path / "text.jsonl"),
+        axes=["intermediate"],
+        importance={"calibration": {"num_samples": 12, "sequence_length": 16, "batch_size": 1}},
+        recovery={"kind": "none"},
+        output={"dtype": "float32"},
+    )
+    out = tmp_path / "out"
+    directory = last_checkpoint(events_of(recipe, out), out)
+    kept = list(read_manifest(directory).plan.layers[0].intermediate)
+    name = "model.layers.0.mlp.down_proj.weight"
+    base = opened(tiny_model_dir).state_dict()[name][:, kept]
+    found = opened(directory).state_dict()[name]
+    factors = (found * base).sum(dim=0) / base.square().sum(dim=0)
+    torch.testing.assert_close(found, base * factors)
+    assert factors.min() < 0.99
+
+
 def test_a_run_cuts_little_by_little_while_it_trains(tmp_path: Path, tiny_model_dir: Path) -> None:
     recipe = recipe_of(
         "efficientllm",
