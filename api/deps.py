@@ -24,6 +24,8 @@ from registry.storage import ArtifactStore
 from registry.tables import ApiKey
 from registry.tenancy import reading_of, transaction_of
 
+# Together fewer than the connections of an engine: 15 on SQLite, 30 on Postgres.
+_MAX_READING, _MAX_WRITING = 8, 4
 _SAFE_METHODS = frozenset({"GET", "HEAD"})
 
 
@@ -47,8 +49,14 @@ def _tenant_of(request: Request) -> str:
 
 
 # With the default scope the commit would follow the answer, and one that fails would be a 201.
-WriteSession = Annotated[Session, Depends(write_session, scope="function")]
-ReadSession = Annotated[Session, Depends(read_session, scope="function")]
+# A session is begun, used and ended in a thread each time. Were there more than connections, those
+# that wait for one could take every thread, and who has one could not go on and give it back.
+WriteSession = Annotated[
+    Session, Depends(write_session, scope="function", max_concurrency=_MAX_WRITING)
+]
+ReadSession = Annotated[
+    Session, Depends(read_session, scope="function", max_concurrency=_MAX_READING)
+]
 
 
 # Of these, none waits for anything; one that is not `async` would be run in a thread of its own.

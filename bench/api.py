@@ -44,7 +44,7 @@ def main() -> None:
             with furnished(Path(directory)) as bench:
                 found = parts[name](bench)
         kept = json.loads(path.read_text()) if path.exists() else {}
-        kept[name] = {**found, "load_before": load, "cpus": psutil.cpu_count()}
+        kept[name] = {**found, "load_before": load, "cpus": len(psutil.Process().cpu_affinity())}
         path.write_text(json.dumps(kept, indent=1) + "\n")
 
 
