@@ -2,10 +2,9 @@
 
 import math
 from collections.abc import Collection, Mapping, Sequence
-from typing import Any
+from typing import Any, Protocol
 
 from pruning.errors import ExportRefused
-from pruning.recipe_parts.method import Constraints
 
 EQUAL_LAYERS_ONLY = ("sglang", "mlx", "tensorrt-llm")
 """Engines that know one width for all layers of our architectures."""
@@ -20,6 +19,19 @@ _QUANTIZATION_BLOCK = 32
 """Consecutive weights of a row that llama.cpp's formats scale together."""
 _DEFAULT_WIDTH_MULTIPLE = 32
 _DEFAULT_HIDDEN_MULTIPLE = 8
+
+
+class Constraints(Protocol):
+    """What this asks of a recipe's `allocation.constraints`."""
+
+    @property
+    def width_multiple(self) -> int: ...
+    @property
+    def hidden_multiple(self) -> int: ...
+    @property
+    def tensor_parallel(self) -> int: ...
+    @property
+    def protected_layers(self) -> tuple[int, ...]: ...
 
 
 def fill(recipe: Mapping[str, Any]) -> dict[str, Any]:
