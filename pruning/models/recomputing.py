@@ -20,7 +20,7 @@ def recomputing_layers(model: PreTrainedModel) -> Iterator[None]:
     """
     layers: list[nn.Module] = adapter_for(model.config).layers(model)
     for layer in layers:
-        layer.forward = partial(  # type: ignore[method-assign]
+        layer.forward = partial(
             checkpoint, layer.forward, use_reentrant=False, preserve_rng_state=False
         )
     try:
