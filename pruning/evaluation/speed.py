@@ -132,7 +132,8 @@ def _counted(run: Callable[[], _State], device: torch.device) -> tuple[_State, i
         return found, torch.cuda.max_memory_allocated(device) - held
     with profile(activities=[ProfilerActivity.CPU], profile_memory=True) as profiler:
         found = run()
-    events = profiler.profiler.kineto_results.events() if profiler.profiler else []
+    results = profiler.profiler.kineto_results if profiler.profiler else None
+    events = results.events() if results else []
     changes = [(e.start_ns(), e.nbytes()) for e in events if e.name() == "[memory]"]
     return found, max(accumulate(change for _, change in sorted(changes)), default=0)
 
