@@ -67,7 +67,7 @@ def _taken_for_numbers(
 ) -> Iterator[tuple[str | int, ...]]:
     """Where pydantic has read a number from a truth value or from text, which JSON keeps apart."""
     if isinstance(written, dict) and isinstance(value, BaseModel):
-        for name in written.keys() & type(value).model_fields.keys():
+        for name in (name for name in written if name in type(value).model_fields):
             yield from _taken_for_numbers(written[name], getattr(value, name), (*place, name))
     elif isinstance(written, list) and isinstance(value, list | tuple):
         for number, pair in enumerate(zip(written, value, strict=False)):
