@@ -89,7 +89,7 @@ def _gauge(name: str, text: str, value: float) -> Metric:
     return GaugeMetricFamily(f"espalier_{name}", text, value=value)
 
 
-def _by(name: str, text: str, label: str, values: Mapping[str, int]) -> Metric:
+def _by(name: str, text: str, label: str, values: Mapping[str, float]) -> Metric:
     family = GaugeMetricFamily(f"espalier_{name}", text, labels=(label,))
     for key, value in sorted(values.items()):
         family.add_metric((key,), value)

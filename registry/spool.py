@@ -67,7 +67,9 @@ class Transport(filesystem.Transport):
 
     Channel = Channel
 
-    def drain_events(self, connection: Any, timeout: float | None = None) -> None:
+    def drain_events(  # type: ignore[override]  # As Kombu's own virtual transports have it.
+        self, connection: Any, timeout: float | None = None
+    ) -> None:
         """Wait for messages, but never for long.
 
         Celery asks for two seconds, and looks only then whether its worker was told to end.

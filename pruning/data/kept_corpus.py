@@ -7,7 +7,6 @@ unseen, such as a dataset of the hub, is read anew.
 
 import hashlib
 import json
-import os
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -118,7 +117,8 @@ def _write(directory: Path, key: str, corpus: Corpus) -> None:
 
 def _place(tokens: Tokens) -> dict[str, Any]:
     """Where tokens lie; no tokens lie nowhere."""
-    file = Path(os.fspath(tokens.filename)).name if isinstance(tokens, np.memmap) else None
+    place = tokens.filename if isinstance(tokens, np.memmap) else None
+    file = None if place is None else Path(place).name
     return {"file": file, "dtype": tokens.dtype.str, "count": len(tokens)}
 
 

@@ -79,7 +79,7 @@ def measure_speeds(models: Sequence[PreTrainedModel]) -> list[Speed]:
 
 def _any_ids(model: PreTrainedModel, device: torch.device) -> Tensor:
     """A prompt; speed does not depend on which tokens it has."""
-    vocab_size = model.get_input_embeddings().weight.shape[0]
+    vocab_size: int = model.get_input_embeddings().weight.shape[0]
     return torch.arange(_PREFILL_TOKENS, device=device)[None] % vocab_size
 
 

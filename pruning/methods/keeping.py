@@ -3,6 +3,7 @@
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import AbstractContextManager
 from functools import partial
+from pathlib import Path
 from types import TracebackType
 from typing import Self
 
@@ -62,7 +63,7 @@ class Keeper(AbstractContextManager["Keeper"]):
         if writing is not None:
             writing.result()
 
-    def _writer(self, tensors: Tensors) -> partial[object]:
+    def _writer(self, tensors: Tensors) -> partial[Path]:
         run = self._run
         distillation = run.recipe.recovery.distillation
         from_previous = distillation is not None and distillation.teacher == "previous"

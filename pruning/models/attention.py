@@ -136,14 +136,15 @@ class _Heads:
 
     def blocks(self, query: Tensor) -> Iterator[tuple[int, Tensor]]:
         """The first place of each block, and its [B K, G Q, H] of something shaped like queries."""
-        grouped = query.unflatten(1, (self._num_heads, -1))
+        grouped = query.unflatten(1, (self._num_heads, -1))  # type: ignore[no-untyped-call]
         for start in range(0, query.shape[2], _BLOCK_QUERIES):
             block = grouped[:, :, :, start : start + _BLOCK_QUERIES]
             yield start, block.reshape(self.key.shape[0], -1, query.shape[3])
 
     def write(self, out: Tensor, start: int, block: Tensor) -> None:
         """Put the [B K, G Q, H] of a block where it belongs in [B, T, N, H]."""
-        place = out[:, start : start + _BLOCK_QUERIES].unflatten(2, (self._num_heads, -1))
+        rows = out[:, start : start + _BLOCK_QUERIES]
+        place = rows.unflatten(2, (self._num_heads, -1))  # type: ignore[no-untyped-call]
         num_sequences, num_queries, num_heads, num_grouped, width = place.shape
         shaped = block.view(num_sequences, num_heads, num_grouped, num_queries, width)
         place.copy_(shaped.permute(0, 3, 1, 2, 4))

@@ -130,7 +130,7 @@ def token_losses(model: PreTrainedModel, ids_BT: Tensor, precision: Precision) -
 
 def head_products(hidden_ND: Tensor, weight_VD: Tensor) -> Iterator[tuple[Tensor, int]]:
     """The plain products [P, V] of the head, and the first prediction of each."""
-    for index, hidden_PD in enumerate(hidden_ND.to(weight_VD.dtype).split(_PRODUCT_TOKENS)):
+    for index, hidden_PD in enumerate(torch.split(hidden_ND.to(weight_VD.dtype), _PRODUCT_TOKENS)):
         yield hidden_PD @ weight_VD.T, index * _PRODUCT_TOKENS
 
 

@@ -116,7 +116,12 @@ def _base(session: Session, tenant_id: str, model: str) -> Dense | None:
         .limit(1)
     )
     row = session.execute(query).one_or_none()
-    return None if row is None else Dense(float(row[0]), float(row[1]), row[2])
+    if row is None:
+        return None
+    params, perplexity, speed = row.tuple()
+    assert params is not None, "the query asks for jobs that know it"
+    assert perplexity is not None, "every perplexity has a value"
+    return Dense(params, perplexity, speed)
 
 
 def _measured(table: type[Evaluation], job: type[Job], what: tuple[str, str]) -> Any:
