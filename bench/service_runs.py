@@ -52,12 +52,13 @@ def _wait_for_parked(up: Up) -> None:
     """Until a child waits that has imported everything: its processor time stands still."""
 
     def is_waiting() -> bool:
-        waiting = [p for p in up.tree() if p.cmdline()[-1:] == ["wait"]]
-        if not waiting:
-            return False
-        before = sum(waiting[0].cpu_times()[:2])
-        time.sleep(0.5)
-        return before > 1.0 and sum(waiting[0].cpu_times()[:2]) == before
+        try:
+            waiting = [p for p in up.tree() if p.cmdline()[-1:] == ["wait"]]
+            before = [sum(p.cpu_times()[:2]) for p in waiting]
+            time.sleep(0.5)
+            return before == [sum(p.cpu_times()[:2]) for p in waiting] and min(before) > 1.0
+        except (psutil.NoSuchProcess, ValueError):
+            return False  # One ended just now, or none waits.
 
     wait_until(is_waiting, seconds=120, what="a child that waits")
 
