@@ -53,6 +53,7 @@ class Deployment:
             "PATH": f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}",
             "HOSTNAME": socket.gethostname(),
             "HOME": "/nonexistent",
+            "HF_HOME": str(directory / "data" / "hub"),
             "TMPDIR": str(directory / "tmp"),
             "ESPALIER_DATA_DIR": str(directory / "data"),
             "ESPALIER_DATABASE_URL": database_url,
