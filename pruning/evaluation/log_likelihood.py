@@ -20,8 +20,9 @@ from pruning.models.loss import Precision, autocast, output_head, product_dtype
 _CHUNK_PLACES = 256
 _MAX_ROW_TOKENS = 2048
 """The attention mask of a row has the square of its length."""
-_BATCH_TOKENS = {"cpu": 256, "cuda": 32_768}
-"""A CPU is fastest while the widest activations of a batch stay in its caches."""
+_BATCH_TOKENS = 32_768
+_BATCH_TOKENS_PER_THREAD = 256
+"""On a CPU, which is fastest while the widest activations of a batch stay in its caches."""
 _FREE_KEYS_PER_CHANNEL = 6
 """A token's other products take as long as attending to about six tokens for each channel."""
 
@@ -60,7 +61,9 @@ def score_requests(
     )
     was_training = model.training
     model.eval()
-    for batch in _batches(rows, _BATCH_TOKENS[device.type]):
+    on_cpu = device.type == "cpu"
+    budget = _BATCH_TOKENS_PER_THREAD * torch.get_num_threads() if on_cpu else _BATCH_TOKENS
+    for batch in _batches(rows, budget):
         yield _score_batch(model, batch, fitted, precision)
     model.train(was_training)
 
