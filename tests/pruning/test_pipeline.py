@@ -4,6 +4,7 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
+import pruning.pipeline as pipeline_module
 from pruning.errors import InvalidData, TargetUnreachable
 from pruning.events import (
     EvaluationFinished,
@@ -16,6 +17,7 @@ from pruning.events import (
     RunStopped,
     RunWarning,
     StepFinished,
+    TextRead,
     dump_event,
     parse_event,
 )
@@ -321,6 +323,19 @@ def test_speed_is_measured_of_the_base_and_the_final_model(
     assert len(speeds) == len(base) + len(final)
     assert base == final
     assert {"prefill_tokens_per_second", "decode_tokens_per_second"} <= set(base)
+
+
+def test_reading_is_reported_and_not_repeated_by_a_run_that_goes_on(
+    recipe: Recipe, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(pipeline_module, "_SECONDS_BETWEEN_WORDS", 0.0)
+    reports = only(events_of(recipe, tmp_path), TextRead)
+    assert [r.num_documents for r in reports] == sorted(r.num_documents for r in reports)
+    assert reports[-1].num_tokens > 0
+    resumed: list[Event] = []
+    head = tmp_path / "increment-0002"
+    run(recipe, tmp_path, resumed.append, resume_from=head, device="cpu")
+    assert not only(resumed, TextRead)
 
 
 def test_text_that_runs_out_is_reported(tiny_model_dir: Path, corpus: Path, tmp_path: Path) -> None:
