@@ -280,7 +280,7 @@ def _write(args: argparse.Namespace, dense: dict[str, float | None], rows: list[
         "context_lengths": CONTEXT_LENGTHS,
         "dense": dense,
         "rows": [asdict(row) for row in rows],
-        "bars": [asdict(v) | {"verdict": v.word} for v in verdicts],
+        "bars": [verdict.as_json() for verdict in verdicts],
     }
     (RESULTS / f"{args.name}.json").write_text(json.dumps(found, indent=2) + "\n")
     plot_quality(found, RESULTS / f"{args.name}.png")

@@ -5,6 +5,8 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
 
+from bench.figures import Figure
+
 CONTEXT_LENGTHS = (2048, 128)
 
 BARS = {0.2: (31.0, 81.0), 0.4: (60.0, 140.0), 0.6: (105.0, 245.0)}
@@ -52,25 +54,7 @@ class Row:
         return self.preset.split(",")[0]
 
 
-@dataclass(frozen=True, kw_only=True)
-class Verdict:
-    """A figure against its bar."""
-
-    what: str
-    figure: float
-    bar: float
-    at_least: bool = False
-
-    @property
-    def word(self) -> str:
-        met = self.figure >= self.bar if self.at_least else self.figure <= self.bar
-        return "met" if met else "MISSED"
-
-    def line(self) -> str:
-        return f"{self.what:48s} {self.figure:9.1f}  bar {self.bar:9.1f}  {self.word}"
-
-
-def verdicts_on(rows: Sequence[Row]) -> Iterator[Verdict]:
+def verdicts_on(rows: Sequence[Row]) -> Iterator[Figure]:
     """The default against its bars and the other presets, each of those against its own code."""
     for row in rows:
         yield from _perplexities(row)
@@ -79,23 +63,23 @@ def verdicts_on(rows: Sequence[Row]) -> Iterator[Verdict]:
             yield from _costs(row)
 
 
-def _perplexities(row: Row) -> Iterator[Verdict]:
+def _perplexities(row: Row) -> Iterator[Figure]:
     bars = BARS if row.method == "espalier" else PEERS.get(row.method, {})
     if row.sparsity in bars:
         figures = (row.perplexity_2048, row.perplexity_128)
         for length, figure, bar in zip(CONTEXT_LENGTHS, figures, bars[row.sparsity], strict=True):
             what = f"{row.preset} {row.sparsity:.0%} perplexity at {length}"
-            yield Verdict(what=what, figure=figure, bar=bar)
+            yield Figure(what=what, figure=figure, bar=bar)
 
 
-def _accuracies(row: Row, rows: Sequence[Row]) -> Iterator[Verdict]:
+def _accuracies(row: Row, rows: Sequence[Row]) -> Iterator[Figure]:
     if row.accuracy is None:
         return
     what = f"{row.preset} {row.sparsity:.0%} accuracy"
     default = row.method == "espalier"
     bars = MIN_ACCURACY if default else PEERS_ACCURACY.get(row.method, {})
     if row.sparsity in bars:
-        yield Verdict(what=what, figure=row.accuracy, bar=bars[row.sparsity], at_least=True)
+        yield Figure(what=what, figure=row.accuracy, bar=bars[row.sparsity], at_least=True)
     others = [
         (other.accuracy - (other.accuracy_stderr or 0.0), other.preset)
         for other in rows
@@ -104,13 +88,13 @@ def _accuracies(row: Row, rows: Sequence[Row]) -> Iterator[Verdict]:
     if default and others:
         bar, best = max(others)
         what = f"{what}, {best} less a standard error"
-        yield Verdict(what=what, figure=row.accuracy, bar=bar, at_least=True)
+        yield Figure(what=what, figure=row.accuracy, bar=bar, at_least=True)
 
 
-def _costs(row: Row) -> Iterator[Verdict]:
-    yield Verdict(what=f"{row.preset} CPU seconds", figure=row.cpu_seconds, bar=MAX_CPU_SECONDS)
+def _costs(row: Row) -> Iterator[Figure]:
+    yield Figure(what=f"{row.preset} CPU seconds", figure=row.cpu_seconds, bar=MAX_CPU_SECONDS)
     bar = MAX_MODEL_SIZES * row.base_bytes / 1e6
-    yield Verdict(what=f"{row.preset} peak MB", figure=row.peak_bytes / 1e6, bar=bar)
+    yield Figure(what=f"{row.preset} peak MB", figure=row.peak_bytes / 1e6, bar=bar)
 
 
 def line_of(row: Row) -> str:

@@ -92,7 +92,8 @@ def main() -> None:
         found = update(path, lambda found: found | {"dense": dense, "dense_suites": suites})
     print(f"dense: {found['dense']:.2f}", flush=True)
     for bar in found.get("bars", []):
-        print(f"{bar['name']:<64} {bar['figure']:7.3f}  bar ≤ {bar['bar']:<6g} {bar['verdict']}")
+        verdict = "met" if bar["met"] else "MISSED"
+        print(f"{bar['what']:<64} {bar['figure']:7.3f}  bar ≤ {bar['bar']:<6g} {verdict}")
 
 
 def _add(path: Path, row: Row) -> dict[str, Any]:

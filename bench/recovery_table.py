@@ -7,6 +7,8 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
+from bench.figures import Figure
+
 MAX_RATIO_TO_OFFICIAL = 0.85
 MAX_RATIO_TO_DENSE = 1.15
 TOKENS_TO_DENSE = 1_000_000
@@ -52,19 +54,6 @@ class Row:
         return (self.variant, self.sparsity, self.tokens)
 
 
-@dataclass(frozen=True, kw_only=True)
-class Bar:
-    """What was promised of one figure."""
-
-    name: str
-    figure: float
-    bar: float
-
-    @property
-    def word(self) -> str:
-        return "met" if self.figure <= self.bar else "MISSED"
-
-
 def update(path: Path, change: Callable[[dict[str, Any]], dict[str, Any]]) -> dict[str, Any]:
     """Change the table at `path` while no other process does."""
     path.parent.mkdir(parents=True, exist_ok=True)
@@ -83,7 +72,7 @@ def merged(found: Mapping[str, Any], row: Row) -> list[Row]:
     return [*(other for other in rows if other.key != row.key), row]
 
 
-def bars_of(rows: list[Row], dense: float | None) -> Iterator[Bar]:
+def bars_of(rows: list[Row], dense: float | None) -> Iterator[Figure]:
     """The default against the best of the official recipe, wherever both were run alike."""
     for sparsity, tokens in dict.fromkeys((row.sparsity, row.tokens) for row in rows):
         alike = [row for row in rows if (row.sparsity, row.tokens) == (sparsity, tokens)]
@@ -93,15 +82,15 @@ def bars_of(rows: list[Row], dense: float | None) -> Iterator[Bar]:
         if ours and official:
             best, theirs = _best(ours), _best(official)
             ratio = best.perplexity / theirs.perplexity
-            yield Bar(
-                name=f"default / {theirs.variant} {what}", figure=ratio, bar=MAX_RATIO_TO_OFFICIAL
+            yield Figure(
+                what=f"default / {theirs.variant} {what}", figure=ratio, bar=MAX_RATIO_TO_OFFICIAL
             )
             if best.accuracy is not None and theirs.accuracy is not None:
                 lost = theirs.accuracy - best.accuracy
-                yield Bar(name=f"accuracy lost to it {what}", figure=lost, bar=0.0)
+                yield Figure(what=f"accuracy lost to it {what}", figure=lost, bar=0.0)
         if ours and dense and tokens >= TOKENS_TO_DENSE and sparsity <= 0.2:
             ratio = _best(ours).perplexity / dense
-            yield Bar(name=f"default / dense {what}", figure=ratio, bar=MAX_RATIO_TO_DENSE)
+            yield Figure(what=f"default / dense {what}", figure=ratio, bar=MAX_RATIO_TO_DENSE)
 
 
 def _best(rows: list[Row]) -> Row:
@@ -110,7 +99,7 @@ def _best(rows: list[Row]) -> Row:
 
 def with_bars(found: Mapping[str, Any], rows: list[Row]) -> dict[str, Any]:
     """The table with these rows and what the bars say of them."""
-    bars = [asdict(bar) | {"verdict": bar.word} for bar in bars_of(rows, found.get("dense"))]
+    bars = [bar.as_json() for bar in bars_of(rows, found.get("dense"))]
     return {**found, "rows": [asdict(row) for row in rows], "bars": bars}
 
 

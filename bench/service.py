@@ -16,7 +16,6 @@ import tempfile
 import time
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
-from dataclasses import asdict
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
@@ -176,7 +175,7 @@ def main() -> int:
             "measured_at": datetime.now(UTC).isoformat(timespec="seconds"),
             "processors": psutil.cpu_count(),
             "load_average": psutil.getloadavg(),
-            "figures": [{**asdict(figure), "met": figure.met} for figure in figures],
+            "figures": [figure.as_json() for figure in figures],
             **details,
         }
         RESULTS.write_text(json.dumps(results, indent=1) + "\n")

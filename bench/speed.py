@@ -24,7 +24,7 @@ import transformers
 from torch import Tensor
 from transformers import PreTrainedModel
 
-from bench.training import Bar
+from bench.figures import Figure
 from pruning.allocation.allocate import allocate
 from pruning.events import LayerWidths
 from pruning.importance.measure import measure_importance
@@ -154,28 +154,28 @@ def speed_up(dense: Row, row: Row, task: str, clock: str = "cpu") -> float:
     return dense.seconds[task][clock] / row.seconds[task][clock]
 
 
-def bars_of(rows: list[Row]) -> list[Bar]:
+def bars_of(rows: list[Row]) -> list[Figure]:
     """What the project set itself for the speed of pruned models."""
     dense, *others = rows
-    bars: list[Bar] = []
+    bars: list[Figure] = []
     for row in others:
         removed, gained = f"{row.sparsity:.0%} removed", speed_up(dense, row, "prefill")
         ideal = dense.flops_per_token / row.flops_per_token
         bars.append(
-            Bar(
-                name=f"prefill, {removed}: share of the ideal {ideal:.2f} x",
+            Figure(
+                what=f"prefill, {removed}: share of the ideal {ideal:.2f} x",
                 figure=gained / ideal,
                 bar=_IDEAL_SHARE,
-                more_is_better=True,
+                at_least=True,
             )
         )
         if row.sparsity in _SPEED_UPS:
             bars.append(
-                Bar(
-                    name=f"prefill, {removed}: times the dense model",
+                Figure(
+                    what=f"prefill, {removed}: times the dense model",
                     figure=gained,
                     bar=_SPEED_UPS[row.sparsity],
-                    more_is_better=True,
+                    at_least=True,
                 )
             )
     return bars
@@ -201,7 +201,7 @@ def table(rows: list[Row]) -> str:
     return "\n".join(lines)
 
 
-def report(rows: list[Row], bars: list[Bar], args: argparse.Namespace) -> dict[str, Any]:
+def report(rows: list[Row], bars: list[Figure], args: argparse.Namespace) -> dict[str, Any]:
     """Everything found, and how."""
     return {
         "created_at": datetime.now(UTC).isoformat(),
@@ -233,7 +233,7 @@ def report(rows: list[Row], bars: list[Bar], args: argparse.Namespace) -> dict[s
             }
             for row in rows[1:]
         ],
-        "bars": [{**asdict(bar), "met": bar.met} for bar in bars],
+        "bars": [bar.as_json() for bar in bars],
     }
 
 

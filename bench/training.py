@@ -23,6 +23,7 @@ from typing import Any
 
 from transformers import AutoConfig
 
+from bench.figures import Figure
 from pruning.recipe_parts.recovery import Recovery
 from worker.child import child_environment
 
@@ -33,25 +34,6 @@ TOKENS_OF_AN_INCREMENT = 200_000
 """What the costs of a cut and an evaluation are held against."""
 
 _NO_HUB = {"model": {"source": "path"}, "data": {"train": []}}
-
-
-@dataclass(frozen=True, kw_only=True)
-class Bar:
-    """What was promised of one figure."""
-
-    name: str
-    figure: float
-    bar: float
-    more_is_better: bool
-
-    @property
-    def met(self) -> bool:
-        return self.figure >= self.bar if self.more_is_better else self.figure <= self.bar
-
-    def line(self) -> str:
-        sign = "≥" if self.more_is_better else "≤"
-        verdict = "met" if self.met else "MISSED"
-        return f"{self.name:<52} bar {sign} {self.bar:<8g} figure {self.figure:<10.3g} {verdict}"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -135,31 +117,29 @@ def costs_of(run: Mapping[str, Any], row: Row) -> dict[str, float]:
     return costs
 
 
-def bars_of(rows: Mapping[str, Row]) -> list[Bar]:
+def bars_of(rows: Mapping[str, Row]) -> list[Figure]:
     """The bars that the project set itself for training."""
     best = max((rows["ours"], rows["ours_compiled"]), key=lambda row: row.tokens_per_cpu_second)
     gain = best.tokens_per_cpu_second / rows["plain"].tokens_per_cpu_second
     over_trainer = best.tokens_per_cpu_second / rows["trainer"].tokens_per_cpu_second
     return [
-        Bar(name="times the plain loop", figure=gain, bar=2.1, more_is_better=True),
-        Bar(name="times the Trainer", figure=over_trainer, bar=1.0, more_is_better=True),
-        Bar(
-            name="share of the matrix-product ceiling",
+        Figure(what="times the plain loop", figure=gain, bar=2.1, at_least=True),
+        Figure(what="times the Trainer", figure=over_trainer, bar=1.0, at_least=True),
+        Figure(
+            what="share of the matrix-product ceiling",
             figure=best.utilisation,
             bar=0.33,
-            more_is_better=True,
+            at_least=True,
         ),
-        Bar(
-            name="peak memory, GB",
+        Figure(
+            what="peak memory, GB",
             figure=best.peak_gigabytes,
             bar=5.5,
-            more_is_better=False,
         ),
-        Bar(
-            name="share of training spent waiting for data",
+        Figure(
+            what="share of training spent waiting for data",
             figure=best.data_share or 0.0,
             bar=0.02,
-            more_is_better=False,
         ),
     ]
 
@@ -187,7 +167,7 @@ def main() -> None:
 def report(
     rows: Mapping[str, Row],
     costs: Mapping[str, float],
-    bars: list[Bar],
+    bars: list[Figure],
     args: argparse.Namespace,
 ) -> None:
     """Print the table, the costs and the bars; keep them as JSON."""
@@ -211,7 +191,7 @@ def report(
         "repeats": args.repeats,
         "rows": [asdict(row) for row in rows.values()],
         "costs": {**costs, "tokens_of_an_increment": TOKENS_OF_AN_INCREMENT},
-        "bars": [asdict(bar) | {"met": bar.met} for bar in bars],
+        "bars": [bar.as_json() for bar in bars],
     }
     (args.results / "training.json").write_text(json.dumps(kept, indent=2) + "\n")
 
