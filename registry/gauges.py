@@ -89,7 +89,7 @@ def _queued_since(session: Session, now: datetime) -> datetime | None:
 
 def _start_waits(session: Session, now: datetime) -> dict[str, float]:
     query = select(Job.created_at, Job.started_at).where(Job.started_at > now - timedelta(hours=1))
-    times = session.execute(query).tuples()
+    times = session.execute(query)
     waits = sorted(_age(started, created) for created, started in times if started is not None)
     # 0 where no job was begun: a quantile that is missing would break its line off.
     return {f"{q:g}": waits[ceil(q * len(waits)) - 1] if waits else 0.0 for q in _QUANTILES}

@@ -53,8 +53,9 @@ def crew(tmp_path: Path) -> Crew:
 
 
 def test_lines_are_passed_on_and_kept(crew: Crew, tmp_path: Path) -> None:
-    supervisor = crew.start("echo one; echo two >&2; printf three; exec sleep 60")
-    crew.step_until(supervisor, lambda: len(crew.said) >= 2)
+    written = tmp_path / "written"
+    supervisor = crew.start(f"echo one; echo two >&2; printf three; touch {written}; exec sleep 60")
+    crew.step_until(supervisor, lambda: len(crew.said) >= 2 and written.exists())
     supervisor.stop(never)
     assert crew.said == [("s0", "one"), ("s0", "two"), ("s0", "three")]
     assert (tmp_path / "logs" / "s0.log").read_text() == "one\ntwo\nthree\n"

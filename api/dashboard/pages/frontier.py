@@ -118,7 +118,7 @@ def _base(session: Session, tenant_id: str, model: str) -> Dense | None:
     row = session.execute(query).one_or_none()
     if row is None:
         return None
-    params, perplexity, speed = row.tuple()
+    params, perplexity, speed = row
     assert params is not None, "the query asks for jobs that know it"
     assert perplexity is not None, "every perplexity has a value"
     return Dense(params, perplexity, speed)

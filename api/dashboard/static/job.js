@@ -54,8 +54,15 @@ export function followJob(root) {
     drawings.splice(0, drawings.length, ...found);
   };
 
+  const undrawn = (attribute, known) =>
+    [...root.querySelectorAll(`[data-${attribute}]`)].some((element) => known.get(element.dataset[attribute])?.element !== element);
+
   const refresh = throttled(() => window.htmx?.trigger(root, "job-changed"));
   const redraw = throttled(draw);
+  // A part may bring the place of a drawing later than the event that tells of its figures.
+  root.addEventListener("htmx:after:swap", () => {
+    if (undrawn("plot", charts) || undrawn("heat", maps)) redraw();
+  });
   draw();
   if (root.dataset.active !== "yes" || !window.htmx) return;
   follow(root, id, { refresh, redraw, charts });
