@@ -75,7 +75,7 @@ def _package_joules(file: Path) -> float:
 def _gpus() -> Iterator[_Counter]:
     """The GPUs that a child of this process would see."""
     try:
-        import pynvml  # type: ignore[import-not-found, unused-ignore]  # An extra, where GPUs are.
+        import pynvml  # type: ignore[import-not-found, unused-ignore]  # nvidia-ml-py, if it is there.
     except ImportError:
         return
     try:
