@@ -1,6 +1,5 @@
 """What a stream of a job has to tell next, read and written out once for all who are told it."""
 
-import math
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
@@ -10,6 +9,7 @@ from pydantic_core import to_json
 from api.representations import read_event
 from api.watching import Mark, mark_of
 from registry import events, job_rows, metrics
+from registry.column_types import finite
 from registry.db import SessionFactory
 from registry.errors import NotFound
 from registry.status import TERMINAL
@@ -73,8 +73,3 @@ def _latest_step(columns: metrics.Columns) -> dict[str, Any] | None:
         "lr": finite(last["learning_rate"]),
         "tok_s": finite(last["tokens_per_second"]),
     }
-
-
-def finite(value: object) -> float | None:
-    """The number, or None where JSON has no way to write it."""
-    return float(value) if isinstance(value, int | float) and math.isfinite(value) else None

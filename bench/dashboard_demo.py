@@ -11,7 +11,7 @@ from playwright.sync_api import Browser
 from api.dashboard.build import build
 from espalier.demo.corpus import write_corpus
 from tests.dashboard.looking import listen_for_complaints
-from tests.dashboard.walk import Walk
+from tests.dashboard.walk import Walk, sign_in
 from tests.e2e.stack import Up
 
 PATIENCE_MS = 300_000
@@ -37,10 +37,7 @@ def _walk(browser: Browser, up: Up, axe: str, model: Path, text: Path) -> dict[s
     page = browser.new_context(viewport={"width": 1280, "height": 900}).new_page()
     complaints: list[str] = []
     listen_for_complaints(page, complaints)
-    page.goto(f"{up.client.connection.url}/")
-    page.get_by_label("API key").fill(up.client.connection.api_key or "")
-    page.get_by_role("button", name="Sign in").click()
-    page.get_by_role("heading", name="Overview").wait_for()
+    sign_in(page, up)
     way, started = Walk(page, up, axe, PATIENCE_MS), time.monotonic()
     job_id = way.create(_request(model, text, LONG_TOKENS, increments=2), "the long one")
     way.watch_the_curve_move()

@@ -9,13 +9,14 @@ from fastapi.responses import StreamingResponse
 from fastapi.sse import KEEPALIVE_COMMENT, format_sse_event
 
 from api.deps import JobsReader, ReadSession
-from api.news import Place, finite, read_news
+from api.news import Place, read_news
 from api.openapi import problems
 from api.queries import MAX_POINTS
 from api.representations import read_event, read_widths
 from api.schemas.progress import EventPage, Metrics, WidthsRead
 from api.watching import JobWatcher
 from registry import checkpoints, events, jobs, metrics
+from registry.column_types import finite
 from registry.db import SessionFactory
 from registry.tables import Job
 

@@ -7,7 +7,7 @@ import pytest
 from playwright.sync_api import Browser
 
 from tests.dashboard.looking import listen_for_complaints
-from tests.dashboard.walk import Walk
+from tests.dashboard.walk import Walk, sign_in
 from tests.e2e.stack import Up, tiny_request
 
 PATIENCE_MS = 120_000
@@ -22,10 +22,7 @@ def walk(chromium: Browser, vendored: None, axe: str, up: Up) -> Iterator[Walk]:
     page = context.new_page()
     complaints: list[str] = []
     listen_for_complaints(page, complaints)
-    page.goto(f"{up.client.connection.url}/")
-    page.get_by_label("API key").fill(up.client.connection.api_key or "")
-    page.get_by_role("button", name="Sign in").click()
-    page.get_by_role("heading", name="Overview").wait_for()
+    sign_in(page, up)
     walk = Walk(page, up, axe, PATIENCE_MS)
     yield walk
     context.close()

@@ -21,6 +21,14 @@ from tests.e2e.stack import Up, wait_until
 THEMES = ("light", "dark")
 
 
+def sign_in(page: Page, up: Up) -> None:
+    """Open the dashboard with the service's first key."""
+    page.goto(f"{up.client.connection.url}/")
+    page.get_by_label("API key").fill(up.client.connection.api_key or "")
+    page.get_by_role("button", name="Sign in").click()
+    page.get_by_role("heading", name="Overview").wait_for()
+
+
 @dataclass
 class Walk:
     """A browser that signed in, the service behind it, and what was found on the way."""

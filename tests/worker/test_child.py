@@ -42,6 +42,19 @@ signal.pause()
 """
 
 
+def invocation_of(program: str, directory: Path) -> Invocation:
+    """A child that runs this Python program and looks at no recipe."""
+    return Invocation(
+        command=(sys.executable, "-c", program),
+        recipe_path=directory,
+        out_dir=directory,
+        resume_from=None,
+        device="cpu",
+        environment={"PATH": "/usr/bin:/bin"},
+        log_path=directory / "log",
+    )
+
+
 def test_a_child_gets_no_credentials_and_no_network() -> None:
     environment = child_environment(PARENT, LOCAL)
     assert "secret" not in str(environment)
@@ -77,17 +90,8 @@ def test_what_a_child_said_last_is_heard_after_its_death(tmp_path: Path) -> None
         "if os.fork() == 0:\n"
         f"    os.setsid(); time.sleep(1); os.write(fd, {line!r})"
     )
-    invocation = Invocation(
-        command=(sys.executable, "-c", program),
-        recipe_path=tmp_path,
-        out_dir=tmp_path,
-        resume_from=None,
-        device="cpu",
-        environment={"PATH": "/usr/bin:/bin"},
-        log_path=tmp_path / "log",
-    )
     heard = []
-    with start(invocation) as child:
+    with start(invocation_of(program, tmp_path)) as child:
         while not child.ended:
             heard.append(child.next_event(0.1))
     assert event in heard
@@ -95,16 +99,7 @@ def test_what_a_child_said_last_is_heard_after_its_death(tmp_path: Path) -> None
 
 def test_leaving_the_block_kills_the_whole_group(tmp_path: Path) -> None:
     program = "import subprocess, sys; subprocess.run(['sleep', '60'])"
-    invocation = Invocation(
-        command=(sys.executable, "-c", program),
-        recipe_path=tmp_path,
-        out_dir=tmp_path,
-        resume_from=None,
-        device="cpu",
-        environment={"PATH": "/usr/bin:/bin"},
-        log_path=tmp_path / "log",
-    )
-    with start(invocation) as child:
+    with start(invocation_of(program, tmp_path)) as child:
         process = psutil.Process(child.pid)
         wait_until(process.children)
         [grandchild] = process.children()
