@@ -8,8 +8,8 @@ import psutil
 import pytest
 import redis
 
-from registry import api_keys, jobs, outbox
-from registry.db import SessionFactory, create_engine, session_factory, transaction
+from registry import api_keys, outbox
+from registry.db import SessionFactory, create_engine, reading, session_factory, transaction
 from registry.migrate import migrate
 from registry.queue import celery_app, publisher
 from registry.settings import Settings
@@ -181,8 +181,8 @@ def _survive_restarts(
     factory: SessionFactory, settings: Settings, restart: Callable[[], None]
 ) -> None:
     def job() -> Job:
-        with transaction(factory) as session:
-            return jobs.lock(session, job_id)
+        with reading(factory) as session:
+            return session.get_one(Job, job_id)
 
     with transaction(factory) as session:
         tenant = api_keys.get_or_create_tenant(session)
