@@ -114,6 +114,7 @@ class Worker(Base):
     queues: Mapped[list[Any]]
     status: Mapped[str] = mapped_column(String(16))
     current_job_id: Mapped[str | None] = mapped_column(Id)
+    utilisation: Mapped[float | None]
     started_at: Mapped[datetime]
     heartbeat_at: Mapped[datetime]
 

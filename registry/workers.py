@@ -26,9 +26,17 @@ class Identity:
 
 
 def beat(
-    session: Session, identity: Identity, *, status: WorkerStatus, current_job_id: str | None
+    session: Session,
+    identity: Identity,
+    *,
+    status: WorkerStatus,
+    current_job_id: str | None,
+    utilisation: float | None = None,
 ) -> None:
-    """Write the worker's heartbeat; the first one is its registration."""
+    """Write the worker's heartbeat; the first one is its registration.
+
+    `utilisation`: how busy its devices are, from 0 to 1.
+    """
     now = database_now(session)
     values: dict[str, Any] = {
         "host": identity.host,
@@ -37,6 +45,7 @@ def beat(
         "queues": list(identity.queues),
         "status": status,
         "current_job_id": current_job_id,
+        "utilisation": utilisation,
         "heartbeat_at": now,
     }
     fresh = {"id": identity.id, "started_at": now, **values}

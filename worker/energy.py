@@ -3,15 +3,15 @@
 Both count for whole devices, whoever uses them: with one worker a device it is the job's.
 """
 
-import os
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
-from typing import Any
+
+from worker.gpus import find_gpus
 
 POWERCAP = Path("/sys/class/powercap")
-_MICROJOULES, _MILLIJOULES = 1e-6, 1e-3
+_MICROJOULES = 1e-6
 
 
 @dataclass
@@ -73,42 +73,11 @@ def _package_joules(file: Path) -> float:
 
 
 def _gpus() -> Iterator[_Counter]:
-    """The GPUs that a child of this process would see."""
+    gpus = find_gpus()
     try:
-        import pynvml  # type: ignore[import-not-found, unused-ignore]  # nvidia-ml-py, if it is there.
-    except ImportError:
-        return
-    try:
-        pynvml.nvmlInit()
-        handles = [_handle(pynvml, name) for name in _visible(pynvml.nvmlDeviceGetCount())]
-        for handle in handles:
-            pynvml.nvmlDeviceGetTotalEnergyConsumption(handle)
-    except pynvml.NVMLError:
-        return  # No driver, or devices that do not count.
-    for handle in handles:
-        yield _Counter(partial(_gpu_joules, pynvml, handle))
-
-
-def _gpu_joules(pynvml: Any, handle: Any) -> float:
-    """Joules since the driver was loaded.
-
-    Raises:
-        OSError: the driver no longer says.
-    """
-    try:
-        return float(pynvml.nvmlDeviceGetTotalEnergyConsumption(handle)) * _MILLIJOULES
-    except pynvml.NVMLError as error:
-        raise OSError(str(error)) from error
-
-
-def _visible(count: int) -> list[str]:
-    named = os.environ.get("CUDA_VISIBLE_DEVICES")
-    if named is None:
-        return [str(index) for index in range(count)]
-    return [name.strip() for name in named.split(",") if name.strip()]
-
-
-def _handle(pynvml: Any, name: str) -> Any:
-    if name.isdigit():
-        return pynvml.nvmlDeviceGetHandleByIndex(int(name))
-    return pynvml.nvmlDeviceGetHandleByUUID(name)
+        for gpu in gpus:
+            gpu.joules()
+    except OSError:
+        return  # The sum without one that does not count would be wrong.
+    for gpu in gpus:
+        yield _Counter(gpu.joules)

@@ -16,6 +16,7 @@ from registry.leases import Lease
 from registry.status import JobStatus
 from registry.tables import Job
 from worker.energy import EnergyMeter
+from worker.utilisation import Utilisation
 from worker.workplace import Workplace
 
 _LOOK_SECONDS = 1.0
@@ -115,6 +116,7 @@ class Presence:
     def __init__(self, workplace: Workplace) -> None:
         self.current_job_id: str | None = None
         self._workplace = workplace
+        self._utilisation = Utilisation(workplace.settings.child_device)
         self._done = threading.Event()
         self._thread = threading.Thread(target=self._run, name="presence", daemon=True)
 
@@ -142,6 +144,7 @@ class Presence:
                     self._workplace.identity,
                     status=status,
                     current_job_id=self.current_job_id,
+                    utilisation=self._utilisation.read(),
                 )
         except DBAPIError as error:
             logger.warning("heartbeat not written: %s", type(error.orig).__name__)

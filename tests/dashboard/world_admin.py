@@ -67,7 +67,7 @@ def administer(session: Session, holder: Holder, job: Job) -> str:
 def _work(session: Session, job: Job) -> None:
     busy = Identity(id=WORKER, host="rack-3", pid=4242, version="0.1.0", queues=("default",))
     idle = Identity(id="cpu0@rack-4", host="rack-4", pid=77, version="0.1.0", queues=("default",))
-    beat(session, busy, status="online", current_job_id=job.id)
+    beat(session, busy, status="online", current_job_id=job.id, utilisation=0.93)
     beat(session, idle, status="online", current_job_id=None)
     for worker in session.query(Worker):
         worker.started_at = database_now(session) - timedelta(hours=31)

@@ -12,7 +12,8 @@ from registry import api_keys, jobs, leases
 from registry.db import SessionFactory, reading, transaction
 from registry.settings import Settings
 from registry.tables import Job, Tenant
-from worker import runner
+from tests.worker.nvml import Nvml
+from worker import gpus, runner
 from worker.workplace import Workplace, open_workplace
 
 STAND_IN = (sys.executable, "-m", "tests.worker.stand_in")
@@ -99,10 +100,25 @@ def run(workplace: Workplace, job_id: str) -> bool:
 
 @pytest.fixture
 def look(factory: SessionFactory) -> Callable[[str], Job]:
-    """The job as it stands, without a lock: a worker that looks for work passes locked jobs over."""
+    """The job as it stands; not locked, because a worker in search of work passes over locks."""
 
     def look_at(job_id: str) -> Job:
         with reading(factory) as session:
             return session.get_one(Job, job_id)
 
     return look_at
+
+
+@pytest.fixture
+def nvml(monkeypatch: pytest.MonkeyPatch) -> Nvml:
+    """Two GPUs that a child may use."""
+    library = Nvml()
+    monkeypatch.setattr(gpus, "pynvml", library)
+    monkeypatch.delenv("CUDA_VISIBLE_DEVICES", raising=False)
+    return library
+
+
+@pytest.fixture
+def no_nvml(nvml: Nvml) -> None:
+    """A machine without NVIDIA's driver."""
+    nvml.present = False

@@ -1,9 +1,8 @@
-import sys
 from pathlib import Path
-from types import ModuleType
 
 import pytest
 
+from tests.worker.nvml import Nvml
 from worker.energy import EnergyMeter
 
 
@@ -13,26 +12,6 @@ def set_counter(powercap: Path, domain: str, microjoules: int, *, largest: int =
     directory.mkdir(parents=True, exist_ok=True)
     (directory / "energy_uj").write_text(f"{microjoules}\n")
     (directory / "max_energy_range_uj").write_text(f"{largest}\n")
-
-
-@pytest.fixture
-def nvml(monkeypatch: pytest.MonkeyPatch) -> dict[str, int]:
-    """NVIDIA's library with two GPUs, whose millijoules the test sets."""
-    used = {"0": 5_000, "1": 70_000}
-    library = ModuleType("pynvml")
-    library.NVMLError = RuntimeError
-    library.nvmlInit = lambda: None
-    library.nvmlDeviceGetCount = lambda: 2
-    library.nvmlDeviceGetHandleByIndex = str
-    library.nvmlDeviceGetTotalEnergyConsumption = used.__getitem__
-    monkeypatch.setitem(sys.modules, "pynvml", library)
-    monkeypatch.delenv("CUDA_VISIBLE_DEVICES", raising=False)
-    return used
-
-
-@pytest.fixture
-def no_nvml(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setitem(sys.modules, "pynvml", None)
 
 
 @pytest.mark.usefixtures("no_nvml")
@@ -57,13 +36,13 @@ def test_a_machine_that_counts_nothing_says_so(tmp_path: Path) -> None:
 
 
 def test_only_the_gpus_that_a_child_may_use_count(
-    tmp_path: Path, nvml: dict[str, int], monkeypatch: pytest.MonkeyPatch
+    tmp_path: Path, nvml: Nvml, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     both = EnergyMeter(tmp_path)
     monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "1")
     second = EnergyMeter(tmp_path)
-    nvml["0"] += 2_000
-    nvml["1"] += 30_000
+    nvml.millijoules["0"] += 2_000
+    nvml.millijoules["1"] += 30_000
     assert (both.joules(), second.joules()) == (pytest.approx(32.0), pytest.approx(30.0))
 
 
@@ -75,11 +54,12 @@ def test_a_device_that_says_nothing_any_more_ends_the_count(tmp_path: Path) -> N
     assert (meter.joules(), meter.joules()) == (None, None)
 
 
-def test_a_gpu_that_fell_off_the_bus_ends_the_count(tmp_path: Path, nvml: dict[str, int]) -> None:
+def test_a_gpu_that_fell_off_the_bus_ends_the_count(tmp_path: Path, nvml: Nvml) -> None:
     meter = EnergyMeter(tmp_path)
-
-    def lost(handle: str) -> int:
-        raise RuntimeError(handle)
-
-    sys.modules["pynvml"].nvmlDeviceGetTotalEnergyConsumption = lost
+    nvml.lost = True
     assert meter.joules() is None
+
+
+def test_a_sum_without_one_of_the_gpus_is_not_given(tmp_path: Path, nvml: Nvml) -> None:
+    del nvml.millijoules["1"]
+    assert EnergyMeter(tmp_path).joules() is None
