@@ -10,7 +10,7 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 from registry import audit
 from registry.audit import Action
 from registry.db import SessionFactory
-from registry.tenancy import transaction_of
+from registry.tenancy import writing_of
 
 logger = logging.getLogger(__name__)
 
@@ -69,8 +69,8 @@ def _write(request: Request, status: int) -> None:
     )
     sessions: SessionFactory = request.app.state.sessions
     try:
-        with transaction_of(sessions, who.tenant_id) as session:
-            audit.append(session, who.tenant_id, action)
+        with writing_of(sessions, who.tenant_id) as writer:
+            audit.append(writer, who.tenant_id, action)
     except SQLAlchemyError:
         # The request is answered; what remains is to say in the log that its entry is missing.
         logger.exception("audit entry not written: %s", action)

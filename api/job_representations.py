@@ -32,6 +32,12 @@ def read_job(reader: Reader, job: Job | JobRow) -> JobRead:
     return read_jobs(reader, [job])[0]
 
 
+def read_new_job(reader: Reader, job: Job) -> JobRead:
+    """A job that was created in this transaction: it has entered one status, the queue."""
+    entered = Transition(status=job.status, phase=None, at=job.created_at, message=None)
+    return _read(job, [entered], _queue_positions(reader, [job]).get(job.id))
+
+
 def read_jobs(reader: Reader, jobs: Sequence[Job | JobRow]) -> list[JobRead]:
     """Several jobs, with two queries for all of them together."""
     changes = _transitions(reader, jobs)

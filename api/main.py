@@ -1,5 +1,6 @@
 """The HTTP process: `uvicorn --factory api.main:create_app`."""
 
+import gc
 import logging
 import signal
 import threading
@@ -136,10 +137,21 @@ async def _lifespan(app: FastAPI) -> AsyncIterator[None]:
     if not logging.getLogger().handlers:
         logs.configure(app.state.settings.log_format)
     tracing.configure("espalier-api")
+    _keep_what_is_there()
     with _noticing_signals(app.state.stopping):
         yield
     app.state.stopping.set()
     app.state.engine.dispose()
+
+
+def _keep_what_is_there() -> None:
+    """Let the garbage collector never look through modules, routes and models again.
+
+    That took a quarter of the processor time of a request. Only where the process is the server's.
+    """
+    if threading.current_thread() is threading.main_thread():
+        gc.collect()
+        gc.freeze()
 
 
 @contextmanager

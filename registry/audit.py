@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from sqlalchemy import bindparam, select
 from sqlalchemy.orm import Session
 
-from registry.db import database_now, insert_rows
+from registry.db import Reader, database_now, insert_rows
 from registry.ids import new_id
 from registry.tables import AuditEntry, Tenant
 
@@ -36,10 +36,10 @@ _LAST = (
 )
 
 
-def append(session: Session, tenant_id: str, action: Action) -> AuditEntry:
+def append(writer: Reader, tenant_id: str, action: Action) -> AuditEntry:
     """Add the next entry; the tenant's row is locked, so that a chain has no fork."""
-    session.execute(_LOCK, {"tenant_id": tenant_id})
-    last = session.execute(_LAST, {"tenant_id": tenant_id}).one_or_none()
+    writer.execute(_LOCK, {"tenant_id": tenant_id})
+    last = writer.execute(_LAST, {"tenant_id": tenant_id}).one_or_none()
     row = AuditEntry(
         tenant_id=tenant_id,
         seq=last.seq + 1 if last else 1,
@@ -50,11 +50,11 @@ def append(session: Session, tenant_id: str, action: Action) -> AuditEntry:
         status_code=action.status_code,
         request_id=action.request_id,
         address=action.address,
-        created_at=database_now(session),
+        created_at=database_now(writer),
         previous_hash=last.hash if last else GENESIS,
     )
     row.hash = digest(row)
-    insert_rows(session, [row])
+    insert_rows(writer, [row])
     return row
 
 

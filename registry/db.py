@@ -7,17 +7,27 @@ opens one `transaction` and everything in it happens or nothing does.
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from datetime import UTC, datetime
-from functools import cache
+from functools import cache, partial
 from pathlib import Path
 from typing import Any
 
 import sqlalchemy
 from pydantic_core import from_json
-from sqlalchemy import Connection, Engine, FromClause, Insert, Table, event, insert, text
+from sqlalchemy import (
+    ColumnElement,
+    Connection,
+    Engine,
+    Insert,
+    Table,
+    event,
+    insert,
+    inspect,
+    text,
+)
 from sqlalchemy.dialects import postgresql, sqlite
 from sqlalchemy.engine import make_url
 from sqlalchemy.exc import DBAPIError
-from sqlalchemy.orm import DeclarativeBase, Session, sessionmaker
+from sqlalchemy.orm import DeclarativeBase, Session, make_transient_to_detached, sessionmaker
 from sqlalchemy.pool import ConnectionPoolEntry
 
 from registry.column_types import dump_json
@@ -123,12 +133,18 @@ def dialect_of(reader: Reader) -> str:
     return bind.dialect.name
 
 
-def database_now(session: Session) -> datetime:
+def connection_of(reader: Reader) -> Connection:
+    """The connection of a session's transaction: past it nothing is written that it still holds."""
+    return reader.connection() if isinstance(reader, Session) else reader
+
+
+_CLOCK = text("SELECT clock_timestamp()")
+
+
+def database_now(reader: Reader) -> datetime:
     """The time by the clock that all processes share: the Postgres server's, or this host's."""
-    if session.get_bind().dialect.name == "postgresql":
-        # Asking for the time must not write rows that are still being changed.
-        with session.no_autoflush:
-            now: datetime = session.execute(text("SELECT clock_timestamp()")).scalar_one()
+    if dialect_of(reader) == "postgresql":
+        now: datetime = connection_of(reader).execute(_CLOCK).scalar_one()
         return now.astimezone(UTC)
     return datetime.now(UTC)
 
@@ -140,16 +156,53 @@ def is_full(error: DBAPIError) -> bool:
     return sqlite_name == "SQLITE_FULL" or getattr(error.orig, "sqlstate", None) == "53100"
 
 
-def insert_rows(session: Session, rows: Sequence[DeclarativeBase]) -> None:
-    """Insert rows of one table at once, past the session, which neither keeps nor orders them."""
-    table = rows[0].__table__
-    names = table.columns.keys()
-    values = [{name: getattr(row, name) for name in names} for row in rows]
-    session.connection().execute(_insert_into(table), values)
+def insert_rows(reader: Reader, rows: Sequence[DeclarativeBase]) -> None:
+    """Insert new rows of one table at once, past the session, which neither keeps nor orders them.
+
+    What a row does not say becomes its column's default, in the row too.
+    """
+    values = [_values_of(row) for row in rows]
+    connection_of(reader).execute(_insert_into(type(rows[0])), values)
+
+
+def hold(session: Session, row: DeclarativeBase) -> None:
+    """Let the session keep a row that `insert_rows` has written, as if it had written it itself."""
+    make_transient_to_detached(row)
+    session.add(row)
+
+
+def _values_of(row: DeclarativeBase) -> dict[str, Any]:
+    """The values of a new row by the names of its columns."""
+    said = row.__dict__
+    for attribute, default in _defaults(type(row)).items():
+        if attribute not in said:
+            setattr(row, attribute, default() if callable(default) else default)
+    return {name: said[attribute] for name, attribute in _attributes(type(row)).items()}
 
 
 @cache
-def _insert_into(table: FromClause) -> Insert:
+def _attributes(model: type[DeclarativeBase]) -> dict[str, str]:
+    """The attribute of every column."""
+    return {one.columns[0].key: one.key for one in inspect(model).column_attrs}
+
+
+@cache
+def _defaults(model: type[DeclarativeBase]) -> dict[str, Any]:
+    """What each attribute is in a row that does not say it: a value, or what makes one."""
+    return {one.key: _default(one.columns[0]) for one in inspect(model).column_attrs}
+
+
+def _default(column: ColumnElement[Any]) -> Any:
+    given = getattr(column, "default", None)
+    if given is None:
+        return None
+    # SQLAlchemy wraps a function so that it takes the context of a statement.
+    return partial(given.arg, None) if given.is_callable else given.arg
+
+
+@cache
+def _insert_into(model: type[DeclarativeBase]) -> Insert:
+    table = model.__table__
     assert isinstance(table, Table)
     return insert(table)
 

@@ -10,7 +10,7 @@ from sqlalchemy.orm import Session
 from pruning.recipe import Recipe
 from pruning.recipe_parts.model import HubModel
 from registry import events, files, outbox, scheduling, webhooks
-from registry.db import database_now
+from registry.db import database_now, hold, insert_rows
 from registry.errors import InvalidTransition, NotFound
 from registry.ids import new_id
 from registry.status import (
@@ -70,15 +70,16 @@ def create(
         attempt=0,
         fence=0,
         not_before=now,
+        hinted_at=now,
         created_at=now,
         queued_at=now,
         deadline_at=now + timedelta(seconds=max_runtime_seconds) if max_runtime_seconds else None,
     )
     first = [("job.created", {"name": name}), ("job.queued", _status_data(job))]
     job.last_event_seq = len(first)
-    session.add(job)
-    outbox.hint(session, job)
-    session.flush()
+    insert_rows(session, [job])
+    outbox.hint(session, job, now=now)
+    hold(session, job)
     if webhook is not None:
         webhooks.create_for_job(session, job, webhook)
     events.insert_first(session, job, first)

@@ -7,7 +7,7 @@ from datetime import datetime
 from sqlalchemy import delete, func, select
 from sqlalchemy.orm import Session
 
-from registry.db import database_now
+from registry.db import database_now, insert_rows
 from registry.ids import new_id
 from registry.tables import Job, OutboxMessage
 
@@ -20,9 +20,15 @@ Publish = Callable[[OutboxMessage], None]
 """Hands one message to the broker, or raises."""
 
 
-def hint(session: Session, job: Job, *, available_at: datetime | None = None) -> OutboxMessage:
+def hint(
+    session: Session,
+    job: Job,
+    *,
+    available_at: datetime | None = None,
+    now: datetime | None = None,
+) -> OutboxMessage:
     """Queue the message that tells a worker that `job` may be runnable."""
-    now = database_now(session)
+    now = now or database_now(session)
     row = OutboxMessage(
         id=new_id("msg"),
         topic=RUN_JOB,
@@ -31,7 +37,7 @@ def hint(session: Session, job: Job, *, available_at: datetime | None = None) ->
         available_at=max(available_at or now, now),
         created_at=now,
     )
-    session.add(row)
+    insert_rows(session, [row])
     job.hinted_at = row.available_at
     return row
 

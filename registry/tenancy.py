@@ -59,6 +59,14 @@ def reading_of(factory: SessionFactory, tenant_id: str) -> Iterator[Session]:
 
 
 @contextmanager
+def writing_of(factory: SessionFactory, tenant_id: str) -> Iterator[Connection]:
+    """A transaction on one tenant's rows without a session: a third of the cost."""
+    with factory.kw["bind"].begin() as connection:
+        confine(connection, tenant_id)
+        yield connection
+
+
+@contextmanager
 def looking_of(factory: SessionFactory, tenant_id: str) -> Iterator[Connection]:
     """A connection that only reads, and only one tenant's rows: half the cost of a session."""
     with factory.kw["bind"].connect() as connection:

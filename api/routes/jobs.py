@@ -22,7 +22,7 @@ from api.estimates import (
     summary_of,
 )
 from api.forecasts import estimate_with_history
-from api.job_representations import read_job, read_jobs
+from api.job_representations import read_job, read_jobs, read_new_job
 from api.openapi import body_of, problems
 from api.own_text import with_own_text
 from api.paths import refuse_forbidden_paths
@@ -137,8 +137,7 @@ def create_queued(
         estimate=summary_of(foretold, pace) if foretold else None,
         webhook=WebhookWish(hook.url, hook.events) if (hook := wanted.webhook) else None,
     )
-    session.flush()
-    return read_job(session, job).model_dump(mode="json")
+    return read_new_job(session, job).model_dump(mode="json")
 
 
 def _created_queued(
