@@ -4,7 +4,7 @@ from collections.abc import Mapping, Sequence
 from functools import cache
 from typing import Any
 
-from sqlalchemy import Select, and_, bindparam, func, literal_column, or_, select
+from sqlalchemy import ColumnElement, Select, and_, bindparam, func, literal_column, or_, select
 
 from api.schemas.jobs import (
     JobError,
@@ -158,19 +158,28 @@ def log_url(job_id: str, attempt: int, *, tail: int | None = None) -> str:
     return f"/v1/jobs/{job_id}/logs?attempt={attempt}{lines}"
 
 
-_STATUS_CHANGES = (
-    select(JobEvent.job_id, JobEvent.data, JobEvent.created_at)
-    .where(
-        JobEvent.job_id.in_(bindparam("job_ids", expanding=True)),
-        JobEvent.type.in_([literal_column(f"'{kind}'") for kind in sorted(STATUS_EVENTS)]),
+def _status_changes(which: ColumnElement[bool]) -> Select[Any]:
+    return (
+        select(JobEvent.job_id, JobEvent.data, JobEvent.created_at)
+        .where(
+            which,
+            JobEvent.type.in_([literal_column(f"'{kind}'") for kind in sorted(STATUS_EVENTS)]),
+        )
+        .order_by(JobEvent.job_id, JobEvent.seq)
     )
-    .order_by(JobEvent.job_id, JobEvent.seq)
-)
+
+
+# A list of ids is written into the statement anew each time, which costs more than asking.
+_CHANGES_OF_ONE = _status_changes(JobEvent.job_id == bindparam("job_id"))
+_CHANGES = _status_changes(JobEvent.job_id.in_(bindparam("job_ids", expanding=True)))
 
 
 def _transitions(reader: Reader, jobs: Sequence[Job | JobRow]) -> dict[str, list[Transition]]:
     changes: dict[str, list[Transition]] = {}
-    found = reader.execute(_STATUS_CHANGES, {"job_ids": [job.id for job in jobs]})
+    if len(jobs) == 1:
+        found = reader.execute(_CHANGES_OF_ONE, {"job_id": jobs[0].id})
+    else:
+        found = reader.execute(_CHANGES, {"job_ids": [job.id for job in jobs]})
     for row in found.all():
         changes.setdefault(row.job_id, []).append(
             Transition(
@@ -187,12 +196,24 @@ def _queue_positions(reader: Reader, jobs: Sequence[Job | JobRow]) -> Mapping[st
     queued = [job.id for job in jobs if job.status is JobStatus.QUEUED]
     if not queued:
         return {}
+    if len(queued) == 1:
+        query, asked = _place_of_one(dialect_of(reader)), {"job_id": queued[0]}
+        return {row.id: row.ahead + 1 for row in reader.execute(query, asked).all()}
     found = reader.execute(_places_in_queue(dialect_of(reader)), {"job_ids": queued})
     return {row.id: row.ahead + 1 for row in found.all()}
 
 
 @cache
 def _places_in_queue(dialect: str) -> Select[Any]:
+    return _places(dialect).where(Job.id.in_(bindparam("job_ids", expanding=True)))
+
+
+@cache
+def _place_of_one(dialect: str) -> Select[Any]:
+    return _places(dialect).where(Job.id == bindparam("job_id"))
+
+
+def _places(dialect: str) -> Select[Any]:
     place = queue_places(dialect)
     ahead = (
         select(func.count())
@@ -207,6 +228,4 @@ def _places_in_queue(dialect: str) -> Select[Any]:
         .correlate(Job)
         .scalar_subquery()
     )
-    return select(Job.id, ahead.label("ahead")).where(
-        Job.id.in_(bindparam("job_ids", expanding=True))
-    )
+    return select(Job.id, ahead.label("ahead"))

@@ -4,6 +4,7 @@
 blotted out last, in keys, values, messages and stack traces alike.
 """
 
+import json
 import logging
 import re
 import sys
@@ -11,6 +12,7 @@ from collections.abc import MutableMapping
 from typing import Any, Literal
 
 import structlog
+from pydantic_core import PydanticSerializationError, to_json
 
 Format = Literal["console", "json"]
 
@@ -59,7 +61,7 @@ def configure(log_format: Format = "console", level: int = logging.INFO) -> None
 def formatter(log_format: Format) -> logging.Formatter:
     """The formatter for records of the standard library's loggers."""
     last: Any = (
-        structlog.processors.JSONRenderer(default=str)
+        structlog.processors.JSONRenderer(serializer=_write_json)
         if log_format == "json"
         else structlog.dev.ConsoleRenderer(colors=False)
     )
@@ -78,6 +80,14 @@ def formatter(log_format: Format) -> logging.Formatter:
             last,
         ],
     )
+
+
+def _write_json(event: dict[str, Any], **_: Any) -> str:
+    try:
+        return to_json(event, fallback=str, inf_nan_mode="constants").decode()
+    except PydanticSerializationError:
+        # Half a character, or bytes that are no text: the slower one writes them escaped.
+        return json.dumps(event, default=str)
 
 
 def _redact_event(

@@ -6,6 +6,7 @@ from typing import Any
 from sqlalchemy import bindparam, func, select
 from sqlalchemy.orm import Session
 
+from registry.db import connection_of
 from registry.errors import QuotaExceeded
 from registry.status import LEASED, TERMINAL
 from registry.tables import Checkpoint, CheckpointFile, Job, Tenant, UploadedFile
@@ -26,7 +27,9 @@ _QUOTAS = select(Tenant.quotas).where(Tenant.id == bindparam("tenant_id"))
 def of(session: Session, tenant_id: str, *, lock: bool = False) -> Quotas:
     """The tenant's quotas; with `lock`, who asks next waits until this transaction has ended."""
     query = _QUOTAS.with_for_update() if lock else _QUOTAS
-    found: dict[str, Any] = session.execute(query, {"tenant_id": tenant_id}).scalar_one()
+    found: dict[str, Any] = (
+        connection_of(session).execute(query, {"tenant_id": tenant_id}).scalar_one()
+    )
     known = {name: found.get(name) for name in Quotas.__dataclass_fields__}
     return Quotas(**known)
 

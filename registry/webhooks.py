@@ -17,7 +17,7 @@ from typing import Any
 from sqlalchemy import bindparam, or_, select
 from sqlalchemy.orm import Session
 
-from registry.db import database_now
+from registry.db import connection_of, database_now
 from registry.errors import NotFound
 from registry.ids import new_id
 from registry.tables import Job, JobEvent, Webhook, WebhookDelivery
@@ -139,7 +139,7 @@ def sign(secret: str, message_id: str, timestamp: int, body: bytes) -> str:
 # --- deliveries -----------------------------------------------------------------------------------
 
 
-_LISTENING = select(Webhook).where(
+_LISTENING = select(Webhook.id, Webhook.events).where(
     Webhook.tenant_id == bindparam("tenant_id"),
     Webhook.status == "enabled",
     or_(Webhook.job_id.is_(None), Webhook.job_id == bindparam("job_id")),
@@ -151,15 +151,15 @@ def announce(session: Session, job: Job, event: JobEvent) -> None:
     if event.type not in EVENTS:
         return
     asked = {"tenant_id": job.tenant_id, "job_id": job.id}
-    for webhook in session.scalars(_LISTENING, asked):
-        if event.type in webhook.events:
+    for webhook_id, events in connection_of(session).execute(_LISTENING, asked).all():
+        if event.type in events:
             data = {"job": job.id, "seq": event.seq, "level": event.level, **event.data}
-            add_delivery(session, webhook, event.type, data, event_id=event.id)
+            add_delivery(session, webhook_id, event.type, data, event_id=event.id)
 
 
 def add_delivery(
     session: Session,
-    webhook: Webhook,
+    webhook_id: str,
     event_type: str,
     data: Mapping[str, Any],
     *,
@@ -169,7 +169,7 @@ def add_delivery(
     now = database_now(session)
     row = WebhookDelivery(
         id=new_id("dlv"),
-        webhook_id=webhook.id,
+        webhook_id=webhook_id,
         event_id=event_id,
         event_type=event_type,
         payload={"type": event_type, "timestamp": now.isoformat(), "data": dict(data)},

@@ -183,7 +183,7 @@ def rotate_secret(
 def test_webhook(webhook_id: str, who: Admin, session: WriteSession) -> DeliveryRead:
     """Queue a message of type `webhook.test`."""
     row = webhooks.get(session, who.tenant_id, webhook_id)
-    return _read_delivery(webhooks.add_delivery(session, row, webhooks.TEST_EVENT, {}))
+    return _read_delivery(webhooks.add_delivery(session, row.id, webhooks.TEST_EVENT, {}))
 
 
 @router.get("/{webhook_id}/deliveries", summary="List deliveries", responses=_REFUSALS)

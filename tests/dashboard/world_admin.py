@@ -54,7 +54,7 @@ def administer(session: Session, holder: Holder, job: Job) -> str:
         master=b"m" * 32,
     )
     for status, code in (("delivered", 200), ("failed", 500)):
-        sent = webhooks.add_delivery(session, row, "job.succeeded", {})
+        sent = webhooks.add_delivery(session, row.id, "job.succeeded", {})
         sent.status, sent.status_code, sent.num_attempts, sent.next_at = status, code, 1, None
         sent.error = "answered 500" if code == 500 else None
     _work(session, job)

@@ -31,7 +31,7 @@ def exporter(monkeypatch: pytest.MonkeyPatch) -> Iterator[InMemorySpanExporter]:
     """The SDK's own exporter into memory, for this test alone."""
     exporter, provider = InMemorySpanExporter(), TracerProvider()
     provider.add_span_processor(SimpleSpanProcessor(exporter))
-    monkeypatch.setattr(tracing, "trace", provider)
+    monkeypatch.setattr(tracing, "provider", lambda: provider)
     yield exporter
     provider.shutdown()
 

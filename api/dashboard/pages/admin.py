@@ -141,7 +141,7 @@ def steer_webhook(webhook_id: str, action: str, who: AdminActor, session: WriteS
     if action in ("enable", "disable"):
         row.status, row.status_reason = f"{action}d", None
     elif action == "test":
-        webhooks.add_delivery(session, row, webhooks.TEST_EVENT, {})
+        webhooks.add_delivery(session, row.id, webhooks.TEST_EVENT, {})
         return go(f"/admin/webhooks/{webhook_id}")
     elif action == "delete":
         webhooks.delete(row)
