@@ -3,7 +3,7 @@
 import asyncio
 import math
 import threading
-from collections.abc import Callable, Hashable, Iterable
+from collections.abc import Callable, Hashable, Iterable, Iterator
 from typing import Any, NamedTuple, TypeVar
 
 from fastapi.concurrency import run_in_threadpool
@@ -34,7 +34,18 @@ def mark_of(job: Job | JobRow) -> Mark:
 
 class _Waiter(NamedTuple):
     seen: Mark
-    woken: asyncio.Future[None]
+    woken: asyncio.Future[bool]
+    """Whether anything happened."""
+
+
+def _wake(waiter: _Waiter, happened: bool) -> None:
+    if not waiter.woken.done():
+        waiter.woken.set_result(happened)
+
+
+def _still_there(waiting: Iterable[asyncio.Future[Any]]) -> Iterator[asyncio.Future[Any]]:
+    """Those who have not left meanwhile."""
+    return (one for one in waiting if not one.done())
 
 
 class JobWatcher:
@@ -47,7 +58,8 @@ class JobWatcher:
         self._poll_seconds = poll_seconds
         self._stopping = stopping
         self._waiting: dict[str, list[_Waiter]] = {}
-        self._reading: dict[Hashable, asyncio.Task[Any]] = {}
+        self._asking: dict[Hashable, list[asyncio.Future[Any]]] = {}
+        self._reading: set[asyncio.Task[None]] = set()
         self._task: asyncio.Task[None] | None = None
 
     async def shared(self, what: Hashable, read: Callable[[], Result]) -> Result:
@@ -55,12 +67,26 @@ class JobWatcher:
 
         Streams that are woken together ask for the same: it is read once for all of them.
         """
-        task: asyncio.Task[Result] | None = self._reading.get(what)
-        if task is None:
-            task = self._reading[what] = asyncio.create_task(run_in_threadpool(read))
-            task.add_done_callback(lambda _: self._reading.pop(what))
-        # Who leaves must not take it from the others.
-        return await asyncio.shield(task)
+        told: asyncio.Future[Result] = asyncio.get_running_loop().create_future()
+        others = self._asking.get(what)
+        if others is None:
+            self._asking[what] = [told]
+            task = asyncio.create_task(self._read(what, read))
+            self._reading.add(task)
+            task.add_done_callback(self._reading.discard)
+        else:
+            others.append(told)
+        return await told
+
+    async def _read(self, what: Hashable, read: Callable[[], Result]) -> None:
+        try:
+            found = await run_in_threadpool(read)
+        except Exception as error:  # noqa: BLE001  # Whatever it is, those who ask get it.
+            for told in _still_there(self._asking.pop(what)):
+                told.set_exception(error)
+        else:
+            for told in _still_there(self._asking.pop(what)):
+                told.set_result(found)
 
     async def wait(self, job_id: str, seen: Mark, seconds: float = math.inf) -> bool:
         """Return True once the job does not stand at `seen`, or the process ends; else False.
@@ -68,18 +94,18 @@ class JobWatcher:
         Raises:
             SQLAlchemyError: the database is away.
         """
-        waiter = _Waiter(seen, asyncio.get_running_loop().create_future())
+        loop = asyncio.get_running_loop()
+        waiter = _Waiter(seen, loop.create_future())
         self._waiting.setdefault(job_id, []).append(waiter)
         if self._task is None or self._task.done():
             self._task = asyncio.create_task(self._poll())
+        # A timer alone: a timeout around it is half of what waiting costs.
+        timer = loop.call_later(seconds, _wake, waiter, False) if math.isfinite(seconds) else None
         try:
-            async with asyncio.timeout(seconds if math.isfinite(seconds) else None):
-                await waiter.woken
-        except TimeoutError:
-            return False
-        else:
-            return True
+            return await waiter.woken
         finally:
+            if timer is not None:
+                timer.cancel()
             waiters = self._waiting[job_id]
             waiters.remove(waiter)
             if not waiters:
@@ -93,7 +119,7 @@ class JobWatcher:
             except SQLAlchemyError as error:
                 self._fail(error)
                 return
-            self._wake(marks)
+            self._wake_all(marks)
 
     def _look(self, job_ids: Iterable[str]) -> dict[str, Mark]:
         columns = (Job.version, Job.last_event_seq, Job.step, Job.status)
@@ -101,12 +127,12 @@ class JobWatcher:
         with reading(self._sessions) as session:
             return {row[0]: Mark(*row[1:]) for row in session.execute(query)}
 
-    def _wake(self, marks: dict[str, Mark]) -> None:
+    def _wake_all(self, marks: dict[str, Mark]) -> None:
         over = self._stopping.is_set()
         for job_id, waiters in self._waiting.items():
             for waiter in waiters:
-                if (over or marks.get(job_id) != waiter.seen) and not waiter.woken.done():
-                    waiter.woken.set_result(None)
+                if over or marks.get(job_id) != waiter.seen:
+                    _wake(waiter, True)
 
     def _fail(self, error: SQLAlchemyError) -> None:
         for waiters in self._waiting.values():

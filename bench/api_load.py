@@ -1,14 +1,14 @@
 """Load on an HTTP server, and what the server spends on it: closed loops, streams, downloads."""
 
 import asyncio
-import contextlib
 import http.client
-import json
+import re
 import socket
 import threading
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from urllib.parse import urlsplit
 
 import psutil
@@ -80,33 +80,53 @@ def _repeat(url: str, asked: Asked, count: int, latencies: list[float]) -> None:
     connection.close()
 
 
-async def listen(url: str, paths: Sequence[str], key: str, seconds: float) -> list[float]:
-    """Delays, in seconds, of every `sent_at` that the streams deliver in that time."""
+_SENT_AT = re.compile(rb'"sent_at":([0-9.]+)')
+
+
+class _Listener(asyncio.Protocol):
+    """One event stream, read at next to no cost: the server's processor is beside this one."""
+
+    def __init__(self, request: bytes, delays: list[float]) -> None:
+        self.begun = asyncio.get_running_loop().create_future()
+        self._request = request
+        self._delays = delays
+        self._left = b""
+
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        assert isinstance(transport, asyncio.Transport)
+        transport.write(self._request)
+
+    def data_received(self, data: bytes) -> None:
+        now = time.time()
+        if not self.begun.done():
+            self.begun.set_result(None)
+        whole, end, rest = (self._left + data).rpartition(b"\n\n")
+        self._left = rest
+        self._delays += [now - float(sent) for sent in _SENT_AT.findall(whole + end)]
+
+
+async def listen(
+    url: str, paths: Sequence[str], key: str, begun: Callable[[], None], seconds: float
+) -> list[float]:
+    """Delays, in seconds, of every `sent_at` that the streams deliver within that time.
+
+    It counts from `begun`, which is called once every stream has been answered.
+    """
+    place, loop = urlsplit(url), asyncio.get_running_loop()
     delays: list[float] = []
-    async with asyncio.timeout(seconds + 120):
-        readers = [asyncio.create_task(_stream(url, path, key, delays)) for path in paths]
-        while len(delays) < len(paths):  # Until about all are there: what counts comes then.
-            await asyncio.sleep(0.1)
-        delays.clear()
-        await asyncio.sleep(seconds)
-        for reader in readers:
-            reader.cancel()
-        with contextlib.suppress(asyncio.CancelledError):
-            await asyncio.gather(*readers)
+    transports = []
+    for path in paths:
+        head = f"GET {path} HTTP/1.1\r\nHost: bench\r\nAuthorization: Bearer {key}\r\n\r\n"
+        transport, listener = await loop.create_connection(
+            partial(_Listener, head.encode(), delays), place.hostname, place.port
+        )
+        transports.append(transport)
+        await asyncio.wait_for(listener.begun, 60)
+    begun()
+    await asyncio.sleep(seconds)
+    for transport in transports:
+        transport.close()
     return sorted(delays)
-
-
-async def _stream(url: str, path: str, key: str, delays: list[float]) -> None:
-    place = urlsplit(url)
-    reader, writer = await asyncio.open_connection(place.hostname, place.port)
-    head = f"GET {path} HTTP/1.1\r\nHost: bench\r\nAuthorization: Bearer {key}\r\n\r\n"
-    writer.write(head.encode())
-    try:
-        while line := await reader.readline():
-            if line.startswith(b"data:") and b"sent_at" in line:
-                delays.append(time.time() - json.loads(line[5:])["data"]["sent_at"])
-    finally:
-        writer.close()
 
 
 def download(url: str, path: str, key: str) -> tuple[int, float]:
