@@ -6,6 +6,7 @@ from typing import Annotated, Any
 from fastapi import APIRouter, Depends, Header, Query, Request, Response
 from fastapi.concurrency import run_in_threadpool
 from fastapi.responses import JSONResponse
+from pydantic_core import to_json
 from sqlalchemy.orm import Session
 
 from api.answer_once import IdempotencyKey, answer_once
@@ -159,7 +160,8 @@ def _created_queued(
 
 def _created(answer: dict[str, Any], headers: dict[str, str] | None = None) -> Response:
     location = {"Location": f"/v1/jobs/{answer['id']}", "ETag": f'"v{answer["version"]}"'}
-    return JSONResponse(answer, 201, {**location, **(headers or {})})
+    content = to_json(answer)
+    return Response(content, 201, {**location, **(headers or {})}, media_type="application/json")
 
 
 @router.get(
