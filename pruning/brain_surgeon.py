@@ -43,11 +43,12 @@ def damped(inputs_II: Tensor, ridge: float) -> Tensor:
     A few channels of a language model are thousands of times larger than the rest: a ridge that is
     the same for all would leave nothing of the small ones.
     """
-    damped_II = inputs_II.double()
+    damped_II = inputs_II.to(torch.float64, copy=True)
     diagonal_I = damped_II.diagonal()
     # What never fires can be solved for too.
     floor = _SILENT * diagonal_I.mean() + torch.finfo(torch.float32).tiny
-    return damped_II + torch.diag_embed(ridge * diagonal_I + floor)
+    diagonal_I += ridge * diagonal_I + floor
+    return damped_II
 
 
 def refitted(weight_OI: Tensor, inputs_II: Tensor, kept_K: Tensor, *, ridge: float) -> Tensor:

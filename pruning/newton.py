@@ -21,11 +21,12 @@ from transformers import PreTrainedModel
 from pruning.brain_surgeon import damped
 from pruning.errors import InvalidData
 from pruning.importance.moments import Moments
+from pruning.memory import give_back_memory
 from pruning.models.attention import blockwise_attention
 from pruning.models.freezing import frozen
-from pruning.models.loss import Precision, token_losses, training_loss
+from pruning.models.loss import Precision, token_losses
 from pruning.models.projections import BlockKey, output_projections
-from pruning.models.recomputing import recomputing_layers
+from pruning.models.recomputing import recomputed_loss
 from pruning.plan import PruningPlan
 from pruning.surgery import kept_inputs
 
@@ -70,7 +71,7 @@ def take_newton_step(
     """Step along dW while the loss falls, doubling the length; the rest of the model stays.
 
     `batches` are token ids [B, T] on the model's device; the last of them are what lengths are
-    tried on. A step that does not help is not taken.
+    tried on. A step that does not help is not taken. `moments` lose their inputs, to make room.
 
     Raises:
         InvalidData: there are not two batches, one to measure and one to try.
@@ -88,6 +89,7 @@ def take_newton_step(
         gradients = _mean_gradients(model, weights, batches[:-num_trials], precision)
         # Each gradient makes room for its step.
         steps = {key: _step(gradients.pop(key), moments, key) for key in weights}
+        give_back_memory()
         return _walk(model, weights, steps, trials, precision)
 
 
@@ -100,8 +102,7 @@ def _mean_gradients(
     """C [O, I] of each projection, the loss being the sum over a sequence's tokens."""
     with _wanting_gradients(weights.values()), blockwise_attention(model):
         for ids_BT in batches:
-            with recomputing_layers(model):
-                loss = training_loss(model, ids_BT, precision)
+            loss = recomputed_loss(model, ids_BT, precision)
             loss.backward()  # type: ignore[no-untyped-call]  # torch's own
         num_tokens = sum(ids_BT.numel() for ids_BT in batches)
         found = {}
@@ -114,7 +115,7 @@ def _mean_gradients(
 @torch.no_grad()
 def _step(gradient_OI: Tensor, moments: Moments, key: BlockKey) -> Tensor:
     """-(G + damping)^-1 C (H + damping)^-1, solved in fp64."""
-    inputs_II = damped(moments.inputs[key], _DAMPING)
+    inputs_II = damped(moments.inputs.pop(key), _DAMPING)
     outputs_OO = damped(moments.gradients[key], _DAMPING)
     half_OI = torch.linalg.solve(outputs_OO, gradient_OI.double())
     step_OI: Tensor = -torch.linalg.solve(inputs_II, half_OI, left=False)
@@ -149,8 +150,11 @@ def _walk(
 
 
 def _loss(model: PreTrainedModel, batches: Sequence[Tensor], precision: Precision) -> float:
-    losses = [float(token_losses(model, ids_BT, precision).sum()) for ids_BT in batches]
-    return sum(losses) / sum(ids_BT.numel() for ids_BT in batches)
+    total = 0.0
+    for ids_BT in batches:
+        total += float(token_losses(model, ids_BT, precision).sum())
+        give_back_memory()
+    return total / sum(ids_BT.numel() for ids_BT in batches)
 
 
 @contextmanager

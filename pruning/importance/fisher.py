@@ -11,6 +11,7 @@ from transformers import PreTrainedModel
 
 from pruning.brain_surgeon import Elimination, eliminate, output_cost
 from pruning.importance.moments import Moments
+from pruning.memory import give_back_memory
 from pruning.models.adapter import Adapter, adapter_for
 from pruning.models.projections import BLOCK_AXES, output_projection
 from pruning.recipe_parts.method import Axis
@@ -30,12 +31,12 @@ def fisher_scores(
     output would cost.
     """
     adapter = adapter_for(model.config)
-    return Scores(
-        tuple(
-            _LayerCurves(index, adapter, layer, moments, widths, ridge).scores()
-            for index, layer in enumerate(adapter.layers(model))
-        )
-    )
+    scores = []
+    for index, layer in enumerate(adapter.layers(model)):
+        # What the pass over the text or the layer before has left are holes too small.
+        give_back_memory()
+        scores.append(_LayerCurves(index, adapter, layer, moments, widths, ridge).scores())
+    return Scores(tuple(scores))
 
 
 class _LayerCurves:

@@ -17,11 +17,11 @@ from pruning.errors import InvalidData
 from pruning.models.adapter import GroupedTensor
 from pruning.models.attention import blockwise_attention
 from pruning.models.freezing import frozen
-from pruning.models.loss import Precision, autocast, training_loss
+from pruning.models.loss import Precision, autocast
 from pruning.models.projections import BlockKey, output_projections
-from pruning.models.recomputing import recomputing_layers
+from pruning.models.recomputing import recomputed_loss
 
-_PANELS = 4
+_PANELS = 8
 """Of rows of a symmetric product; what is left of the diagonal is copied, not computed."""
 
 
@@ -78,9 +78,8 @@ def _pass(
             with torch.no_grad(), autocast(ids_BT.device, precision):
                 model.base_model(input_ids=ids_BT, use_cache=False)
             return
-        stack.enter_context(recomputing_layers(model))
         with torch.enable_grad(), _differentiable_embeddings(model):
-            loss = training_loss(model, ids_BT, precision)
+            loss = recomputed_loss(model, ids_BT, precision)
     # Without the hooks: layers run once more on the way, and inputs count once.
     loss.backward()  # type: ignore[no-untyped-call]  # torch's own
 
@@ -89,7 +88,7 @@ def _pass(
 class _Mean:
     """A running mean of x x^T [I, I] over tokens, fp32.
 
-    It is symmetric: panels of rows are kept from the diagonal on, 5/8 of the whole.
+    It is symmetric: panels of rows are kept from the diagonal on, 9/16 of the whole.
     """
 
     panels: list[Tensor] = field(default_factory=list)

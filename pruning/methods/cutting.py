@@ -11,7 +11,7 @@ from pruning.compensation import (
     refit_outputs,
     refit_with_biases,
 )
-from pruning.events import Phase, PhaseChanged, PruneFinished
+from pruning.events import PruneFinished
 from pruning.importance.moments import Moments
 from pruning.importance.training_saliency import TrainingSaliency
 from pruning.memory import give_back_memory
@@ -42,9 +42,9 @@ def cut(run: Run, increment: Increment) -> bool:
     elif run.recipe.importance.kind == "learned_mask":
         finished = _cut_by_masks(run, increment, trains=trains)
     else:
-        _enter(run, "calibrating", increment)
+        run.enter("calibrating", increment.number)
         findings = calibrate(run, increment.number) if run.ranks.is_first else None
-        _enter(run, "pruning", increment)
+        run.enter("pruning", increment.number)
         _cut_to(run, increment, findings, increment.target_num_parameters)
         finished = True
     if finished:
@@ -54,7 +54,7 @@ def cut(run: Run, increment: Increment) -> bool:
 
 def _cut_by_masks(run: Run, increment: Increment, *, trains: bool) -> bool:
     """Sheared-LLaMA (arXiv 2310.06694): learn masks, then cut what they have shut."""
-    _enter(run, "training" if trains else "calibrating", increment)
+    run.enter("training" if trains else "calibrating", increment.number)
     findings = None
     if run.ranks.is_first:
         masks = learn_masks(run, increment)
@@ -62,14 +62,14 @@ def _cut_by_masks(run: Run, increment: Increment, *, trains: bool) -> bool:
             return False
         findings = calibrate_repair(run, masks.scores(), increment.number)
         findings = replace(findings, factors=masks.input_factors())
-    _enter(run, "pruning", increment)
+    run.enter("pruning", increment.number)
     _cut_to(run, increment, findings, increment.target_num_parameters)
     return True
 
 
 def _cut_while_training(run: Run, increment: Increment) -> bool:
     """EfficientLLM (arXiv 2502.06663): a little at a time, by what the steps before it showed."""
-    _enter(run, "training", increment)
+    run.enter("training", increment.number)
     first, size = run.loop.progress.step, count_parameters(run.model)
     num_steps = increment.pruning_until_step - first
     num_cuts = math.ceil(num_steps / run.recipe.schedule.steps_per_cut)
@@ -127,6 +127,7 @@ def _cut_to(run: Run, increment: Increment, findings: Findings | None, target: i
         if findings is not None:
             _compensate(run, plan, findings)
         run.ranks.copy_from_first(run.model)
+    give_back_memory()
     moments = _moments_after(run, plan, findings)
     apply_plan(run.model, plan, previous=run.plan, optimizer=run.loop.optimizer)
     if run.recipe.compensation == "newton":
@@ -209,8 +210,3 @@ def _keep_teacher(run: Run) -> None:
         return
     run.loop.teacher = None  # Frees the one before first.
     run.loop.teacher = frozen_copy(run.model, product_dtype(run.recipe.recovery.precision))
-
-
-def _enter(run: Run, phase: Phase, increment: Increment) -> None:
-    give_back_memory()
-    run.emit(PhaseChanged(phase=phase, increment=increment.number))

@@ -12,8 +12,6 @@ from pruning.events import (
     EvaluationStage,
     IncrementFinished,
     Outcome,
-    Phase,
-    PhaseChanged,
 )
 from pruning.manifest import Measurement
 from pruning.methods.cutting import cut
@@ -65,7 +63,7 @@ def recover(run: Run, increment: Increment) -> bool:
 
     The state is kept from time to time, and when it stops.
     """
-    _enter(run, "training", increment.number)
+    run.enter("training", increment.number)
     with Keeper(run, increment) as keeper:
         return _recover(run, increment, keeper)
 
@@ -97,7 +95,7 @@ def _recover(run: Run, increment: Increment, keeper: Keeper) -> bool:
 
 def evaluate(run: Run, stage: EvaluationStage, increment: int) -> None:
     """Held-out perplexity of the model as it stands; after a cut the mixture follows it."""
-    _enter(run, "evaluating", increment)
+    run.enter("evaluating", increment)
     result = measure_held_out(run)
     run.record(
         Measurement(
@@ -123,7 +121,7 @@ def publish(run: Run, increment: Increment) -> None:
     final = increment is run.increments[-1]
     if final and run.recipe.evaluation.speed:
         _measure_speeds(run, increment.number)
-    _enter(run, "exporting", increment.number)
+    run.enter("exporting", increment.number)
     run.last_increment = increment.number
     run.last_num_parameters = count_parameters(run.model)
     manifest = manifest_of(run, increment, final=final)
@@ -148,7 +146,7 @@ def publish(run: Run, increment: Increment) -> None:
 
 def _measure_speeds(run: Run, last: int) -> None:
     """Of the base model and the final one in turns: hours apart, they would not compare."""
-    _enter(run, "evaluating", last)
+    run.enter("evaluating", last)
     speeds = run.ranks.from_first(lambda: measure_speeds(_served(run)))
     stages: tuple[EvaluationStage, ...] = ("base", "recovered")
     for stage, increment, speed in zip(stages, (0, last), speeds, strict=True):
@@ -200,7 +198,3 @@ def _increment_finished(run: Run, saved: Saved) -> IncrementFinished:
         final=manifest.final,
         outcome=manifest.outcome,
     )
-
-
-def _enter(run: Run, phase: Phase, increment: int) -> None:
-    run.emit(PhaseChanged(phase=phase, increment=increment))

@@ -9,7 +9,6 @@ from pruning.evaluation.perplexity import Perplexity, evaluate_perplexity
 from pruning.events import EvaluationStage, MixtureChanged
 from pruning.manifest import Measurement
 from pruning.methods.run import Run
-from pruning.models.freezing import frozen
 
 SUITE = "domains"
 _MAX_METRIC_CHARACTERS = 64
@@ -19,15 +18,13 @@ def measure_held_out(run: Run) -> Perplexity:
     """Perplexity of the model as it stands, over all held-out text and stream by stream."""
 
     def measure(model: PreTrainedModel) -> Perplexity:
-        # Of weights that want gradients autocast keeps a copy each, for all of a pass.
-        with frozen(model):
-            return evaluate_perplexity(
-                model,
-                run.corpus.held_out,
-                context_length=run.recipe.evaluation.context_length,
-                precision=run.recipe.recovery.precision,
-                data_fingerprint=run.corpus.fingerprint,
-            )
+        return evaluate_perplexity(
+            model,
+            run.corpus.held_out,
+            context_length=run.recipe.evaluation.context_length,
+            precision=run.recipe.recovery.precision,
+            data_fingerprint=run.corpus.fingerprint,
+        )
 
     return run.loop.measure(measure)
 

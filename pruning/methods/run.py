@@ -14,8 +14,16 @@ from pruning.allocation.debt import Debt
 from pruning.allocation.shapes import shape_num_parameters
 from pruning.data.corpus import Corpus
 from pruning.errors import InvalidData
-from pruning.events import Emit, EvaluationFinished, EvaluationStage, RunStarted
+from pruning.events import (
+    Emit,
+    EvaluationFinished,
+    EvaluationStage,
+    Phase,
+    PhaseChanged,
+    RunStarted,
+)
 from pruning.manifest import Lineage, Measurement
+from pruning.memory import give_back_memory
 from pruning.methods.increments import (
     Increment,
     plan_increments,
@@ -91,6 +99,11 @@ class Run:
     def target_num_parameters(self) -> int:
         """The smallest size this run goes to."""
         return self.increments[-1].target_num_parameters
+
+    def enter(self, phase: Phase, increment: int) -> None:
+        """Report what the run does from now on; it needs another amount of memory."""
+        give_back_memory()
+        self.emit(PhaseChanged(phase=phase, increment=increment))
 
     def record(self, measurement: Measurement) -> None:
         """Keep a measurement for the manifests and report it."""

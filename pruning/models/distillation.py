@@ -19,7 +19,7 @@ from pruning.models.loss import (
     Precision,
     fp32_chunks,
     head_loss,
-    head_products,
+    head_pieces,
     hidden_and_labels,
     hidden_states,
     output_head,
@@ -94,8 +94,8 @@ def top_tokens(
     weight_VD = head.weight.to(product_dtype(precision))
     found = [
         log_softmax(logits_CV.div_(distillation.temperature), dim=-1).topk(num_tokens, dim=-1)
-        for logits_PV, start in head_products(hidden_BTD.flatten(0, 1), weight_VD)
-        for logits_CV, _ in fp32_chunks(head, logits_PV, start)
+        for hidden_PD, start in head_pieces(hidden_BTD.flatten(0, 1), weight_VD.dtype)
+        for logits_CV, _ in fp32_chunks(head, hidden_PD @ weight_VD.T, start)
     ]
     shape = (*hidden_BTD.shape[:2], num_tokens)
     return TopTokens(

@@ -63,7 +63,13 @@ def output_head(model: PreTrainedModel) -> OutputHead:
 
 def autocast(device: torch.device, precision: Precision) -> AbstractContextManager[Any]:
     """bf16 products over fp32 weights, or nothing."""
-    return torch.autocast(device.type, dtype=torch.bfloat16, enabled=precision == "bfloat16")
+    return torch.autocast(
+        device.type,
+        dtype=torch.bfloat16,
+        enabled=precision == "bfloat16",
+        # A pass uses a weight once: its bf16 copy would be kept for nothing until the end.
+        cache_enabled=False,
+    )
 
 
 def training_loss(
@@ -120,18 +126,18 @@ def token_losses(model: PreTrainedModel, ids_BT: Tensor, precision: Precision) -
     weight_VD = head.weight.to(product_dtype(precision))
     losses = [
         torch.nn.functional.cross_entropy(logits_CV, labels_N[chunk], reduction="none")
-        for logits_PV, start in head_products(hidden_ND, weight_VD)
-        for logits_CV, chunk in fp32_chunks(head, logits_PV, start)
+        for hidden_PD, start in head_pieces(hidden_ND, weight_VD.dtype)
+        for logits_CV, chunk in fp32_chunks(head, hidden_PD @ weight_VD.T, start)
     ]
     losses_BT = torch.zeros(ids_BT[:, 1:].shape, device=ids_BT.device)
     losses_BT[predictions_inside(ids_BT, None)] = torch.cat(losses)
     return losses_BT
 
 
-def head_products(hidden_ND: Tensor, weight_VD: Tensor) -> Iterator[tuple[Tensor, int]]:
-    """The plain products [P, V] of the head, and the first prediction of each."""
-    for index, hidden_PD in enumerate(torch.split(hidden_ND.to(weight_VD.dtype), _PRODUCT_TOKENS)):
-        yield hidden_PD @ weight_VD.T, index * _PRODUCT_TOKENS
+def head_pieces(hidden_ND: Tensor, dtype: torch.dtype) -> Iterator[tuple[Tensor, int]]:
+    """What the head is multiplied with at once, [P, D], and the first prediction of each."""
+    for index, hidden_PD in enumerate(torch.split(hidden_ND.to(dtype), _PRODUCT_TOKENS)):
+        yield hidden_PD, index * _PRODUCT_TOKENS
 
 
 def fp32_chunks(head: OutputHead, logits_PV: Tensor, start: int) -> Iterator[tuple[Tensor, slice]]:
@@ -222,14 +228,14 @@ class _ChunkedHeadLoss(torch.autograd.Function):
         precision: Precision,
     ) -> Tensor:
         low_VD = weight_VD.to(product_dtype(precision))
-        low_ND = hidden_ND.to(low_VD.dtype)
         loss = torch.zeros((), device=hidden_ND.device)
         # Calibration freezes the weights: a third of the head's work, and its memory, for nothing.
         grad_weight_VD = (
             torch.zeros_like(weight_VD, dtype=torch.float32) if ctx.needs_input_grad[1] else None
         )
         grads_PD = []
-        for logits_PV, start in head_products(low_ND, low_VD):
+        for low_PD, start in head_pieces(hidden_ND, low_VD.dtype):
+            logits_PV = low_PD @ low_VD.T
             for logits_CV, chunk in fp32_chunks(head, logits_PV, start):
                 loss_of_chunk, grad_CV = chunk_loss(logits_CV, chunk.start)
                 loss += loss_of_chunk
@@ -238,7 +244,9 @@ class _ChunkedHeadLoss(torch.autograd.Function):
                 logits_PV[rows] = head.backward_through(grad_CV, logits_CV)
             grads_PD.append(logits_PV @ low_VD)
             if grad_weight_VD is not None:
-                grad_weight_VD += logits_PV.T @ low_ND[start : start + len(logits_PV)]
+                grad_weight_VD += logits_PV.T @ low_PD
+            # Before the next product is made.
+            del logits_PV
         ctx.save_for_backward(torch.cat(grads_PD).to(hidden_ND.dtype), grad_weight_VD)
         return loss
 
