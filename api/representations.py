@@ -8,12 +8,16 @@ from collections.abc import Sequence
 from typing import Any
 from urllib.parse import quote
 
+from sqlalchemy.orm import Session
+
 from api.job_representations import log_url
 from api.schemas.attempts import AttemptRead
 from api.schemas.checkpoints import CheckpointEvaluation, CheckpointRead, EvaluationRead, FileRead
 from api.schemas.files import UploadRead
+from api.schemas.models import AliasRead, RegisteredModelRead, VersionRead
 from api.schemas.progress import EventRead, WidthsRead
 from api.schemas.webhooks import WebhookRead
+from registry import models
 from registry.tables import (
     Checkpoint,
     CheckpointFile,
@@ -22,6 +26,9 @@ from registry.tables import (
     Job,
     JobAttempt,
     JobEvent,
+    ModelAlias,
+    ModelVersion,
+    RegisteredModel,
     UploadedFile,
     Webhook,
 )
@@ -198,4 +205,38 @@ def read_webhook(row: Webhook) -> WebhookRead:
             "status_reason": row.status_reason,
             "created_at": row.created_at,
         }
+    )
+
+
+def read_alias(model: RegisteredModel, row: ModelAlias) -> AliasRead:
+    """An alias and the version it names."""
+    return AliasRead(
+        model=model.name,
+        alias=row.alias,
+        version=row.version,
+        revision=row.revision,
+        updated_at=row.updated_at,
+    )
+
+
+def read_version(model: RegisteredModel, row: ModelVersion) -> VersionRead:
+    """One version."""
+    return VersionRead(
+        model=model.name,
+        version=row.version,
+        checkpoint=row.checkpoint_id,
+        description=row.description,
+        created_at=row.created_at,
+    )
+
+
+def read_registered_model(session: Session, row: RegisteredModel) -> RegisteredModelRead:
+    """A registered model and its aliases."""
+    return RegisteredModelRead(
+        id=row.id,
+        name=row.name,
+        description=row.description,
+        last_version=row.last_version,
+        aliases=[read_alias(row, alias) for alias in models.list_aliases(session, row)],
+        created_at=row.created_at,
     )

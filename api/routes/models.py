@@ -5,13 +5,13 @@ from typing import Annotated, Any
 
 from fastapi import APIRouter, Depends, Header, Path, Query, Response
 from fastapi.responses import JSONResponse
-from sqlalchemy.orm import Session
 
 from api.answer_once import IdempotencyKey, answer_once
 from api.bodies import Body, json_body
 from api.deps import ModelsReader, ModelsWriter, ReadSession, WriteSession
 from api.errors import Problem
 from api.openapi import body_of, problems
+from api.representations import read_alias, read_registered_model, read_version
 from api.schemas.models import (
     ALIAS_NAME,
     MODEL_NAME,
@@ -30,7 +30,7 @@ from api.schemas.models import (
 from registry import models
 from registry.errors import NotFound
 from registry.promotion import Gate, check_gate
-from registry.tables import Job, ModelAlias, ModelVersion, RegisteredModel
+from registry.tables import Job, ModelAlias, RegisteredModel
 
 router = APIRouter(prefix="/v1/models", tags=["models"])
 
@@ -66,7 +66,7 @@ def create_model(
             name=body.value.name,
             description=body.value.description,
         )
-        return _read_model(session, row).model_dump(mode="json")
+        return read_registered_model(session, row).model_dump(mode="json")
 
     answer = answer_once(
         session,
@@ -92,7 +92,7 @@ def list_models(
     """The models of your tenant, by name."""
     rows, has_more = models.list_page(session, who.tenant_id, limit=limit, after=after)
     return ModelPage(
-        data=[_read_model(session, row) for row in rows],
+        data=[read_registered_model(session, row) for row in rows],
         has_more=has_more,
         last_name=rows[-1].name if rows else None,
     )
@@ -101,7 +101,7 @@ def list_models(
 @router.get("/{name}", summary="Read a model", responses=_REFUSALS)
 def get_model(name: ModelName, who: ModelsReader, session: ReadSession) -> RegisteredModelRead:
     """A model and its aliases."""
-    return _read_model(session, models.get(session, who.tenant_id, name))
+    return read_registered_model(session, models.get(session, who.tenant_id, name))
 
 
 @router.delete("/{name}", status_code=204, summary="Remove a model", responses=_REFUSALS)
@@ -132,7 +132,7 @@ def create_version(
         row = models.add_version(
             session, model, body.value.checkpoint, description=body.value.description
         )
-        return _read_version(model, row).model_dump(mode="json")
+        return read_version(model, row).model_dump(mode="json")
 
     path = f"/v1/models/{name}/versions"
     answer = answer_once(
@@ -152,7 +152,7 @@ def list_versions(name: ModelName, who: ModelsReader, session: ReadSession) -> V
     """The versions of a model, newest first."""
     model = models.get(session, who.tenant_id, name)
     rows = models.list_versions(session, model)
-    return VersionList(data=[_read_version(model, row) for row in rows])
+    return VersionList(data=[read_version(model, row) for row in rows])
 
 
 @router.get("/{name}/versions/{version}", summary="Read a version", responses=_REFUSALS)
@@ -161,7 +161,7 @@ def get_version(
 ) -> VersionRead:
     """One version."""
     model = models.get(session, who.tenant_id, name)
-    return _read_version(model, models.get_version(session, model, version))
+    return read_version(model, models.get_version(session, model, version))
 
 
 @router.get("/{name}/versions/{version}/lineage", summary="Lineage", responses=_REFUSALS)
@@ -268,36 +268,5 @@ def _revision(if_match: str | None) -> int | None:
 
 
 def _alias_response(model: RegisteredModel, row: ModelAlias) -> Response:
-    body = _read_alias(model, row).model_dump(mode="json")
+    body = read_alias(model, row).model_dump(mode="json")
     return JSONResponse(body, headers={"ETag": f'"r{row.revision}"'})
-
-
-def _read_alias(model: RegisteredModel, row: ModelAlias) -> AliasRead:
-    return AliasRead(
-        model=model.name,
-        alias=row.alias,
-        version=row.version,
-        revision=row.revision,
-        updated_at=row.updated_at,
-    )
-
-
-def _read_version(model: RegisteredModel, row: ModelVersion) -> VersionRead:
-    return VersionRead(
-        model=model.name,
-        version=row.version,
-        checkpoint=row.checkpoint_id,
-        description=row.description,
-        created_at=row.created_at,
-    )
-
-
-def _read_model(session: Session, row: RegisteredModel) -> RegisteredModelRead:
-    return RegisteredModelRead(
-        id=row.id,
-        name=row.name,
-        description=row.description,
-        last_version=row.last_version,
-        aliases=[_read_alias(row, alias) for alias in models.list_aliases(session, row)],
-        created_at=row.created_at,
-    )
