@@ -150,11 +150,8 @@ def _walk(
 
 
 def _loss(model: PreTrainedModel, batches: Sequence[Tensor], precision: Precision) -> float:
-    total = 0.0
-    for ids_BT in batches:
-        total += float(token_losses(model, ids_BT, precision).sum())
-        give_back_memory()
-    return total / sum(ids_BT.numel() for ids_BT in batches)
+    losses = [float(token_losses(model, ids_BT, precision).sum()) for ids_BT in batches]
+    return sum(losses) / sum(ids_BT.numel() for ids_BT in batches)
 
 
 @contextmanager

@@ -14,6 +14,7 @@ from torch import Tensor
 from torch.autograd.function import once_differentiable
 from transformers import PreTrainedModel
 
+from pruning.memory import give_back_memory
 from pruning.models.attention import blockwise_attention
 
 Precision = Literal["float32", "bfloat16"]
@@ -122,6 +123,8 @@ def head_loss(
 def token_losses(model: PreTrainedModel, ids_BT: Tensor, precision: Precision) -> Tensor:
     """Cross-entropy of each prediction in nats, fp32 [B, T - 1]; 0 for what is only read."""
     hidden_ND, labels_N = hidden_and_labels(model, ids_BT, precision)
+    # The head's products are too large for the holes that the layers have left.
+    give_back_memory()
     head = output_head(model)
     weight_VD = head.weight.to(product_dtype(precision))
     losses = [
