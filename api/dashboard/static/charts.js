@@ -55,6 +55,7 @@ export class Chart {
     this.element = element;
     this.drawing = null;
     this.plot = null;
+    this.frame = null;
   }
 
   data() {
@@ -106,13 +107,17 @@ export class Chart {
     else this.redraw();
   }
 
-  // One more point of the first line, without asking the server; how many it has.
+  // One more point of the first line, without asking the server; how many it has. Those that come
+  // within a frame are drawn together, and none while nobody looks.
   append(x, y) {
     const line = this.drawing?.lines[0];
     if (!this.plot || !line || !(x > line.x[line.x.length - 1])) return 0;
     line.x.push(x);
     line.y.push(y);
-    this.plot.setData(this.data());
+    this.frame ??= requestAnimationFrame(() => {
+      this.frame = null;
+      this.plot.setData(this.data());
+    });
     return line.x.length;
   }
 

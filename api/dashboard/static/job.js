@@ -6,7 +6,8 @@ import { Heatmap } from "./heatmap.js";
 
 const MINIMUM_PAUSE_MS = 300;
 const FIRST_PAUSE_MS = 40;
-const FALLBACK_MS = 5000;
+// Where no event comes, or none gets through, the page looks again after this long.
+const SILENCE_MS = 10_000;
 // Beyond these a page that stays open asks for its curve again, thinned by the server.
 const MOST_POINTS = 1500;
 const ENDS = new Set(["job.succeeded", "job.failed", "job.cancelled"]);
@@ -57,7 +58,6 @@ export function followJob(root) {
   const undrawn = (attribute, known) =>
     [...root.querySelectorAll(`[data-${attribute}]`)].some((element) => known.get(element.dataset[attribute])?.element !== element);
 
-  const refresh = throttled(() => window.htmx?.trigger(root, "job-changed"));
   const redraw = throttled(draw);
   // A part may bring the place of a drawing later than the event that tells of its figures.
   root.addEventListener("htmx:after:swap", () => {
@@ -65,16 +65,27 @@ export function followJob(root) {
   });
   draw();
   if (root.dataset.active !== "yes" || !window.htmx) return;
-  follow(root, id, { refresh, redraw, charts });
+  follow(root, id, { redraw, charts });
 }
 
-function follow(root, id, { refresh, redraw, charts }) {
+function follow(root, id, { redraw, charts }) {
   const stream = new EventSource(`/v1/jobs/${id}/stream?after=${root.dataset.seq}`);
-  const stop = () => {
-    stream.close();
-    clearInterval(fallback);
+  let silence = null;
+  let over = false;
+  const refresh = throttled(() => {
+    window.htmx.trigger(root, "job-changed");
+    wait();
+  });
+  const wait = () => {
+    clearTimeout(silence);
+    if (!over) silence = setTimeout(refresh, SILENCE_MS);
   };
-  const fallback = setInterval(refresh, FALLBACK_MS);
+  const stop = () => {
+    over = true;
+    stream.close();
+    clearTimeout(silence);
+  };
+  wait();
   for (const type of root.dataset.events.split(" ")) {
     stream.addEventListener(type, (event) => {
       if (type === "metrics") {
