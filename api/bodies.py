@@ -58,27 +58,29 @@ def parse_body(model: type[Model], content: bytes) -> Body[Model]:
     # JSON has no other way to write it.
     if b"\\u0000" in content and _holds_nul(written):
         raise Problem("validation_error", "Text may not contain the character U+0000.")
-    if found := [_no_number(place) for place in _taken_for_numbers(written, value)]:
+    if found := list(_taken_for_others(written, value)):
         raise RequestValidationError(found)
     return Body(written=written, value=value)
 
 
-def _taken_for_numbers(
+def _taken_for_others(
     written: object, value: object, place: tuple[str | int, ...] = ()
-) -> Iterator[tuple[str | int, ...]]:
-    """Where pydantic has read a number from a truth value or from text, which JSON keeps apart."""
+) -> Iterator[dict[str, Any]]:
+    """Where pydantic has read a number or a truth value from what JSON keeps apart from it."""
     if isinstance(written, dict) and isinstance(value, BaseModel):
         for name in (name for name in written if name in type(value).model_fields):
-            yield from _taken_for_numbers(written[name], getattr(value, name), (*place, name))
+            yield from _taken_for_others(written[name], getattr(value, name), (*place, name))
     elif isinstance(written, list) and isinstance(value, list | tuple):
         for number, pair in enumerate(zip(written, value, strict=False)):
-            yield from _taken_for_numbers(*pair, (*place, number))
+            yield from _taken_for_others(*pair, (*place, number))
     elif isinstance(written, bool | str) and written != "auto" and type(value) in (int, float):
-        yield place
+        yield _error("number_type", place, "Input should be a number")
+    elif isinstance(value, bool) and not isinstance(written, bool):
+        yield _error("bool_type", place, "Input should be true or false")
 
 
-def _no_number(place: tuple[str | int, ...]) -> dict[str, Any]:
-    return {"type": "number_type", "loc": ("body", *place), "msg": "Input should be a number"}
+def _error(kind: str, place: tuple[str | int, ...], message: str) -> dict[str, Any]:
+    return {"type": kind, "loc": ("body", *place), "msg": message}
 
 
 def _holds_nul(value: object) -> bool:

@@ -43,7 +43,7 @@ def refuse_unknown_query(request: Request) -> None:
         detail = f"{errors[0]['param']}: there is no such parameter; there are: {names}"
         raise Problem("validation_error", detail, param=errors[0]["param"], errors=errors)
     for name, value in request.query_params.multi_items():
-        if "\0" in value:
+        if "\0" in name or "\0" in value:
             raise Problem("validation_error", f"{name}: may not contain U+0000", param=name)
 
 

@@ -5,6 +5,8 @@ import os
 from typing import Any
 
 import schemathesis
+from schemathesis.core.parameters import ParameterLocation
+from schemathesis.generation import GenerationMode
 
 IDS: dict[str, str] = json.loads(os.environ.get("CONTRACT_IDS", "{}"))
 
@@ -16,14 +18,19 @@ def send_bytes(_context: Any, value: Any) -> bytes:
 
 
 @schemathesis.hook
-def map_path_parameters(
+def map_case(
     context: schemathesis.HookContext,  # noqa: ARG001  # Hooks are told by it where they are.
-    path_parameters: dict[str, Any] | None,
-) -> dict[str, Any] | None:
-    """Half of the made-up ids become those of real things, or fuzzing would see little but 404."""
-    if not path_parameters or len(str(path_parameters)) % 2:
-        return path_parameters
-    return {name: IDS.get(name, value) for name, value in path_parameters.items()}
+    case: schemathesis.Case,
+) -> schemathesis.Case:
+    """Half of the made-up ids become those of real things, or fuzzing would see little but 404.
+
+    Those that were made up to be refused stay, or the tool would wait for the refusal.
+    """
+    made = case.meta.components.get(ParameterLocation.PATH) if case.meta is not None else None
+    if made is None or made.mode is GenerationMode.NEGATIVE or len(str(case.path_parameters)) % 2:
+        return case
+    case.path_parameters = {n: IDS.get(n, value) for n, value in case.path_parameters.items()}
+    return case
 
 
 @schemathesis.hook

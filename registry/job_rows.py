@@ -8,9 +8,20 @@ from dataclasses import dataclass, field
 from datetime import datetime
 from typing import Any, Literal
 
-from sqlalchemy import Row, Select, and_, bindparam, inspect, or_, select
+from sqlalchemy import (
+    ColumnElement,
+    Row,
+    Select,
+    and_,
+    bindparam,
+    exists,
+    func,
+    inspect,
+    or_,
+    select,
+)
 
-from registry.db import Reader
+from registry.db import Reader, dialect_of
 from registry.errors import InvalidCursor, NotFound
 from registry.status import JobStatus
 from registry.tables import Job
@@ -94,17 +105,15 @@ def list_page(
     Raises:
         InvalidCursor: `after` is no job of this tenant.
     """
-    query = _filtered(_PAGES[order], where) if where else _PAGES[order]
+    query = _filtered(_PAGES[order], where, dialect_of(reader)) if where else _PAGES[order]
     if after is not None:
         query = query.where(_behind(reader, tenant_id, after, order))
     rows = list(reader.execute(query, {"tenant_id": tenant_id, "limit": limit + 1}).all())
     return JobPage(items=rows[:limit], has_more=len(rows) > limit)
 
 
-def _filtered(query: Select[Any], where: JobFilter) -> Select[Any]:
-    conditions = [
-        Job.job_metadata[key].as_string() == value for key, value in where.metadata.items()
-    ]
+def _filtered(query: Select[Any], where: JobFilter, dialect: str) -> Select[Any]:
+    conditions = [_labelled(key, value, dialect) for key, value in where.metadata.items()]
     if where.statuses:
         conditions.append(Job.status.in_(where.statuses))
     if where.model is not None:
@@ -116,6 +125,14 @@ def _filtered(query: Select[Any], where: JobFilter) -> Select[Any]:
     if where.created_before is not None:
         conditions.append(Job.created_at < where.created_before)
     return query.where(*conditions) if conditions else query
+
+
+def _labelled(key: str, value: str, dialect: str) -> ColumnElement[bool]:
+    if dialect == "postgresql":
+        return Job.job_metadata[key].as_string() == value
+    # SQLite compares the key of a path as it stands in the JSON: never one that is escaped there.
+    pair = func.json_each(Job.job_metadata).table_valued("key", "value")
+    return exists().select_from(pair).where(pair.c.key == key, pair.c.value == value)
 
 
 def _behind(reader: Reader, tenant_id: str, after: str, order: Order) -> Any:

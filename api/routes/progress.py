@@ -29,6 +29,19 @@ _NOT_HELD_BACK = {"Cache-Control": "no-cache", "X-Accel-Buffering": "no"}
 MetricKey = Literal[
     "num_tokens", "loss", "learning_rate", "grad_norm", "tokens_per_second", "increment"
 ]
+_SENT = {
+    "type": "object",
+    "description": "One server-sent event.",
+    "properties": {
+        "event": {"type": "string", "description": "The event's type, `metrics`, or `bye`."},
+        "id": {
+            "type": "string",
+            "description": "The event's `seq`; `metrics` and `bye` have none.",
+        },
+        "data": {"type": "string", "description": "JSON: the event as its page has it."},
+    },
+    "required": ["event", "data"],
+}
 _DEFAULT_KEYS: list[MetricKey] = ["num_tokens", "loss", "learning_rate", "tokens_per_second"]
 _MAX_SEQ = 2**62
 
@@ -63,7 +76,10 @@ def known_job(job_id: str, who: JobsReader, session: ReadSession) -> Job:
     "/stream",
     response_class=EventStream,
     summary="Stream events",
-    responses=problems(401, 403, 404, 422),
+    responses={
+        200: {"content": {"text/event-stream": {"schema": _SENT}}},
+        **problems(401, 403, 404, 422),
+    },
 )
 async def stream_events(
     request: Request,

@@ -139,6 +139,12 @@ def test_what_is_no_whole_number_is_not_taken_for_one(
     assert (refused.status_code, refused.json()["param"]) == (422, field)
 
 
+@pytest.mark.parametrize("written", [0, 0.0, 1, "true", "no"])
+def test_what_is_no_truth_value_is_not_taken_for_one(client: TestClient, written: object) -> None:
+    refused = client.post("/v1/checkpoints/ckpt_0/download-url", json={"training_state": written})
+    assert (refused.status_code, refused.json()["param"]) == (422, "training_state")
+
+
 def test_auto_is_taken_wherever_a_number_is(client: TestClient) -> None:
     wanted = {**SMALL_REQUEST, "priority": "auto", "schedule": {"num_increments": "auto"}}
     made = client.post("/v1/jobs", json=wanted)

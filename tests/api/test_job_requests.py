@@ -85,7 +85,7 @@ def named(client: TestClient) -> dict[str, str]:
     rows = {
         "alpha one": {"team": "nlp", "stage": "a b"},
         "Alpha 100%": {"team": "vision"},
-        "beta": {"team": "nlp"},
+        "beta": {"team": "nlp", 'équipe "a"': "é"},
     }
     return {name: make(client, name=name, metadata=labels)["id"] for name, labels in rows.items()}
 
@@ -101,6 +101,7 @@ def named(client: TestClient) -> dict[str, str]:
         ("metadata[team]=nlp&q=beta", {"beta"}),
         ("metadata[nothing]=nlp", set()),
         ("metadata[te%22am]=nlp", set()),
+        ("metadata[%C3%A9quipe%20%22a%22]=%C3%A9", {"beta"}),
     ],
 )
 def test_a_list_is_narrowed_by_name_and_labels(
@@ -112,7 +113,7 @@ def test_a_list_is_narrowed_by_name_and_labels(
 
 
 @sqlite_only
-@pytest.mark.parametrize("query", ["metadata=nlp", "metadata[]=x", "labels[team]=nlp"])
+@pytest.mark.parametrize("query", ["metadata=nlp", "metadata[]=x", "labels[team]=nlp", "metadata[a%00]=x"])
 def test_a_misspelt_label_filter_is_refused(client: TestClient, query: str) -> None:
     assert client.get(f"/v1/jobs?{query}").status_code == 422
 
