@@ -113,7 +113,9 @@ def test_a_list_is_narrowed_by_name_and_labels(
 
 
 @sqlite_only
-@pytest.mark.parametrize("query", ["metadata=nlp", "metadata[]=x", "labels[team]=nlp", "metadata[a%00]=x"])
+@pytest.mark.parametrize(
+    "query", ["metadata=nlp", "metadata[]=x", "labels[team]=nlp", "metadata[a%00]=x"]
+)
 def test_a_misspelt_label_filter_is_refused(client: TestClient, query: str) -> None:
     assert client.get(f"/v1/jobs?{query}").status_code == 422
 
