@@ -9,6 +9,9 @@ from bench.api_site import Bench, asked_of, bar, figures
 from registry.db import create_engine, transaction
 from tests.api.served import serving
 
+_JOBS_AT_ONCE = 5000
+"""One statement for all would take longer than the service lets any take."""
+
 
 def bench_scale(
     bench: Bench, *, num_jobs: int, requests: int, events_per_job: int = 50
@@ -50,15 +53,18 @@ def _fill(bench: Bench, num_jobs: int, events_per_job: int) -> None:
         "INSERT INTO job_events (job_id, seq, id, type, level, data, fence, created_at) "
         "SELECT 'job_' || lpad(to_hex(n), 32, '0'), s, "
         "'evt_' || lpad(to_hex(n), 24, '0') || lpad(to_hex(s), 8, '0'), 'bench', 'info', '{}', 0, "
-        "now() FROM generate_series(1, :count) n, generate_series(1, :events) s"
+        "now() FROM generate_series(:first, :last) n, generate_series(1, :events) s"
     )
-    values = {"count": num_jobs, "job": bench.job_id, "events": events_per_job}
     engine = create_engine(bench.settings)
     with engine.connect().execution_options(isolation_level="AUTOCOMMIT") as connection:
         connection.execute(text("SET statement_timeout = 0"))
-        connection.execute(text(copy_jobs), values)
-        connection.execute(text(copy_events), values)
-        connection.execute(text("VACUUM ANALYZE"))
+        connection.execute(text(copy_jobs), {"count": num_jobs, "job": bench.job_id})
+        for first in range(1, num_jobs + 1, _JOBS_AT_ONCE):
+            last = min(first + _JOBS_AT_ONCE - 1, num_jobs)
+            values = {"first": first, "last": last, "events": events_per_job}
+            connection.execute(text(copy_events), values)
+        for table in ("jobs", "job_events"):
+            connection.execute(text(f"VACUUM ANALYZE {table}"))
     engine.dispose()
 
 
