@@ -53,7 +53,8 @@ def _fill(bench: Bench, num_jobs: int, events_per_job: int) -> None:
         "INSERT INTO job_events (job_id, seq, id, type, level, data, fence, created_at) "
         "SELECT 'job_' || lpad(to_hex(n), 32, '0'), s, "
         "'evt_' || lpad(to_hex(n), 24, '0') || lpad(to_hex(s), 8, '0'), 'bench', 'info', '{}', 0, "
-        "now() FROM generate_series(:first, :last) n, generate_series(1, :events) s"
+        "now() FROM generate_series(CAST(:first AS integer), CAST(:last AS integer)) n, "
+        "generate_series(1, CAST(:events AS integer)) s"
     )
     engine = create_engine(bench.settings)
     with engine.connect().execution_options(isolation_level="AUTOCOMMIT") as connection:
