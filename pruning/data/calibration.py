@@ -16,6 +16,7 @@ from pruning.recipe_parts.method import Calibration
 
 _STREAM = 0xCA11B
 """Keeps the calibration draws apart from the sampler's under the same seed."""
+_ORDER = 1
 
 
 def calibration_batches(
@@ -28,7 +29,8 @@ def calibration_batches(
 ) -> list[Tensor]:
     """`num_samples` windows in batches `ids_BT`, drawn by seed, increment and part of it alone.
 
-    Of conversations every token counts, whoever says it.
+    Each domain gives its share of them, to within one or two, in no order. Of conversations every
+    token counts, whoever says it.
 
     Raises:
         InvalidData: no domain holds one window.
@@ -40,9 +42,15 @@ def calibration_batches(
             f"no domain holds {length} training tokens, the length of one calibration window",
             param="importance.calibration.sequence_length",
         )
-    generator = np.random.default_rng([seed, _STREAM + part, increment])
-    weights = np.array([domain.weight for domain in usable])
-    chosen = generator.choice(len(usable), calibration.num_samples, p=weights / weights.sum())
+    draw = [seed, _STREAM + part, increment]
+    generator = np.random.default_rng(draw)
+    bounds = np.cumsum([domain.weight for domain in usable])
+    # One place in each of as many equal strata: left to chance, small draws miss whole domains.
+    places = np.arange(calibration.num_samples) + generator.random(calibration.num_samples)
+    chosen = np.searchsorted(
+        bounds / bounds[-1], places / calibration.num_samples, side="right"
+    ).clip(max=len(usable) - 1)
+    np.random.default_rng([*draw, _ORDER]).shuffle(chosen)
     windows = []
     for index in chosen:
         tokens = usable[index].train

@@ -25,4 +25,13 @@ def test_each_increment_draws_anew_and_always_the_same() -> None:
 def test_windows_are_consecutive_tokens_of_one_domain() -> None:
     ids = draw(1)
     assert torch.equal(ids - ids[:, :1], torch.arange(16).expand(40, 16))
-    assert 0 < int((ids[:, 0] >= 10_000).sum()) < 20
+
+
+def test_each_domain_gives_its_share_of_every_draw() -> None:
+    from_b = [int((draw(increment)[:, 0] >= 10_000).sum()) for increment in range(1, 30)]
+    assert set(from_b) <= {9, 10, 11}
+
+
+def test_the_domains_of_a_draw_come_in_no_order() -> None:
+    is_b = draw(1)[:, 0] >= 10_000
+    assert not torch.equal(is_b, is_b.sort().values)
