@@ -45,6 +45,10 @@ def test_ids_of_the_block_are_on_every_line() -> None:
     }
 
 
+def test_what_is_no_whole_text_loses_no_line() -> None:
+    assert line_of("got it", part="\ud800", raw=b"\xff")["part"] == "\ud800"
+
+
 @pytest.mark.parametrize("canary", CANARIES)
 def test_a_secret_is_in_no_part_of_a_line(canary: str) -> None:
     with logs.bound(header=f"Bearer {canary}"):
