@@ -129,7 +129,8 @@ def _filtered(query: Select[Any], where: JobFilter, dialect: str) -> Select[Any]
 
 def _labelled(key: str, value: str, dialect: str) -> ColumnElement[bool]:
     if dialect == "postgresql":
-        return Job.job_metadata[key].as_string() == value
+        label: ColumnElement[str] = Job.job_metadata[key].as_string()
+        return label == value
     # SQLite compares the key of a path as it stands in the JSON: never one that is escaped there.
     pair = func.json_each(Job.job_metadata).table_valued("key", "value")
     return exists().select_from(pair).where(pair.c.key == key, pair.c.value == value)
