@@ -57,7 +57,7 @@ def bench_downloads(bench: Bench) -> dict[str, Any]:
         grown = psutil.Process(api.pid).memory_info().rss - before
         exact = _cut_and_continued(f"{api.url}{path}", bench) == blob.sha256
     shares = [theirs[1] / ours[1] for ours, theirs in pairs]
-    found = {
+    found: dict[str, Any] = {
         "bytes": FILE_BYTES,
         "share": statistics.median(shares),
         "api_mb_s": [round(ours[0] / ours[1] / 1e6) for ours, _ in pairs],

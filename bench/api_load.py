@@ -118,7 +118,7 @@ async def listen(
     for path in paths:
         head = f"GET {path} HTTP/1.1\r\nHost: bench\r\nAuthorization: Bearer {key}\r\n\r\n"
         transport, listener = await loop.create_connection(
-            partial(_Listener, head.encode(), delays), place.hostname, place.port
+            partial(_Listener, head.encode(), delays), place.hostname or "", place.port or 80
         )
         transports.append(transport)
         await asyncio.wait_for(listener.begun, 60)

@@ -99,7 +99,7 @@ def bench_routes(bench: Bench, *, requests: int) -> dict[str, Any]:
         get = asked_of(bench)["get"]
         seen = httpx.get(f"{api.url}{get.path}", headers=get.headers, trust_env=False)
         unchanged = Asked(
-            "GET", get.path, headers={**get.headers, "If-None-Match": seen.headers["etag"]}
+            "GET", get.path, headers={**(get.headers or {}), "If-None-Match": seen.headers["etag"]}
         )
         plain = closed_loop(api.url, api.pid, get, requests=requests)
         cheap = closed_loop(api.url, api.pid, unchanged, requests=requests)

@@ -71,7 +71,7 @@ def service(
         yield settings, _file_faults(settings)
         return
     with _servers() as (urls, faults):
-        yield Settings(**fields, **urls), faults
+        yield Settings(**(fields | urls)), faults
 
 
 @contextmanager

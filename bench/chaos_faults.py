@@ -13,11 +13,11 @@ import psutil
 from sqlalchemy import select, text
 from sqlalchemy.exc import DBAPIError
 
-from registry import attempts, outbox
+from registry import attempts
 from registry.db import SessionFactory, database_now, reading
 from registry.queue import celery_app, publisher
 from registry.settings import Settings
-from registry.tables import IS_LEASED, Job
+from registry.tables import IS_LEASED, Job, OutboxMessage
 from tests.worker.processes import SWEEPER, WORKER, Processes, children_of, kill
 
 WORKERS = 3
@@ -172,7 +172,7 @@ class Chaos:
     def _repeat_hints(self, _target: Target) -> None:
         send = publisher(celery_app(self._settings))
         with suppress(DBAPIError), reading(self._factory) as session:
-            messages = 3 * list(session.scalars(select(outbox.OutboxMessage).limit(20)))
+            messages = 3 * list(session.scalars(select(OutboxMessage).limit(20)))
             self._dice.shuffle(messages)
             for message in messages:
                 with suppress(Exception):  # The broker may be away; that is a fault too.

@@ -20,8 +20,8 @@ def send_bytes(_context: Any, value: Any) -> bytes:
 @schemathesis.hook
 def map_case(
     context: schemathesis.HookContext,  # noqa: ARG001  # Hooks are told by it where they are.
-    case: schemathesis.Case,
-) -> schemathesis.Case:
+    case: schemathesis.Case[Any],
+) -> schemathesis.Case[Any]:
     """Half of the made-up ids become those of real things, or fuzzing would see little but 404.
 
     Those that were made up to be refused stay, or the tool would wait for the refusal.
@@ -36,7 +36,7 @@ def map_case(
 @schemathesis.hook
 def filter_case(
     context: schemathesis.HookContext,  # noqa: ARG001  # Hooks are told by it where they are.
-    case: schemathesis.Case,
+    case: schemathesis.Case[Any],
 ) -> bool:
     """No header is refused for being unknown (RFC 9110 §5.1)."""
     return "x-schemathesis-unknown-property" not in (case.headers or {})

@@ -178,7 +178,7 @@ def measure_perplexity(options: argparse.Namespace) -> Iterator[Row]:
 def _plain_perplexity(model: PreTrainedModel, ids: torch.Tensor, length: int) -> float:
     windows = ids[: len(ids) // length * length].view(-1, length)
     total = 0.0
-    for window in windows.split(max(1, 2048 // length)):
+    for window in torch.split(windows, max(1, 2048 // length)):
         with torch.autocast("cpu", dtype=torch.bfloat16):
             total += float(model(window, labels=window).loss) * len(window)
     return math.exp(total / len(windows))

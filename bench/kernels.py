@@ -12,6 +12,7 @@ import os
 import time
 from collections.abc import Callable
 from datetime import UTC, datetime
+from functools import partial
 from pathlib import Path
 
 import torch
@@ -87,7 +88,7 @@ def _cross_entropies() -> dict[str, Callable[[], object]]:
         return cross_entropy_of(hidden_ND, labels_N, OutputHead(weight=weight_VD), "bfloat16")
 
     losses = {"whole logits": whole, "torch's linear_cross_entropy": chunked, "ours": ours}
-    return {f"cross-entropy, {name}": lambda loss=loss: step(loss) for name, loss in losses.items()}
+    return {f"cross-entropy, {name}": partial(step, loss) for name, loss in losses.items()}
 
 
 def _attentions() -> dict[str, Callable[[], object]]:
@@ -97,7 +98,8 @@ def _attentions() -> dict[str, Callable[[], object]]:
         )
 
     def ours(query: Tensor, key: Tensor, value: Tensor) -> Tensor:
-        return causal_attention(query, key, value, WIDTH**-0.5).transpose(1, 2)
+        attended: Tensor = causal_attention(query, key, value, WIDTH**-0.5)
+        return attended.transpose(1, 2)
 
     def step(attend: Callable[[Tensor, Tensor, Tensor], Tensor], length: int) -> None:
         heads = [
@@ -110,9 +112,7 @@ def _attentions() -> dict[str, Callable[[], object]]:
         torch.autograd.grad(attended, heads, torch.ones_like(attended))
 
     return {
-        f"attention over {length}, {name}": lambda attend=attend, length=length: step(
-            attend, length
-        )
+        f"attention over {length}, {name}": partial(step, attend, length)
         for length in LENGTHS
         for name, attend in {"torch's": torchs, "ours": ours}.items()
     }

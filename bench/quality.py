@@ -211,7 +211,7 @@ def _earlier(args: argparse.Namespace) -> dict[str, Any]:
     return found
 
 
-def _quality(directory: Path, args: argparse.Namespace, work: Path) -> dict[str, float | None]:
+def _quality(directory: Path, args: argparse.Namespace, work: Path) -> dict[str, Any]:
     """Perplexities at each of `CONTEXT_LENGTHS` over the first tokens of the text, and accuracy.
 
     In bf16 autocast, as the peers were measured; accuracy is the mean over `TASKS`, per cent.
@@ -219,13 +219,13 @@ def _quality(directory: Path, args: argparse.Namespace, work: Path) -> dict[str,
     inside = directory.is_relative_to(work)
     kept = (directory if inside else work) / f"quality-{args.tokens}-{args.rows}.json"
     if kept.exists():
-        stored: dict[str, float | None] = json.loads(kept.read_text())
+        stored: dict[str, Any] = json.loads(kept.read_text())
         return stored
     tokenizer = AutoTokenizer.from_pretrained(directory)
     model = AutoModelForCausalLM.from_pretrained(directory, dtype=torch.float32).eval()
     text = (args.data / EVALUATION).read_text()
     ids = tokenizer(text, add_special_tokens=False)["input_ids"][: args.tokens]
-    found: dict[str, float | None] = {"accuracy": None, "accuracy_stderr": None}
+    found: dict[str, Any] = {"accuracy": None, "accuracy_stderr": None}
     with blockwise_attention(model):
         for length in CONTEXT_LENGTHS:
             found[f"perplexity_{length}"] = evaluate_perplexity(

@@ -133,7 +133,7 @@ def measure_recovery() -> tuple[list[Figure], dict[str, Any]]:
 def _stage(kind: str) -> Iterator[Stage]:
     with tempfile.TemporaryDirectory() as name, ExitStack() as stack:
         directory = Path(name)
-        servers = {}
+        servers: dict[str, Any] = {}
         if kind == "postgres":
             servers = {
                 "database_url": stack.enter_context(postgres_server()),

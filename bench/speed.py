@@ -97,7 +97,7 @@ def decode(model: PreTrainedModel) -> None:
 
 def _ids(model: PreTrainedModel, batch: int, length: int) -> Tensor:
     # Any ids do: speed does not depend on which tokens they are.
-    numbers = torch.arange(batch * length) % model.config.vocab_size
+    numbers = torch.arange(batch * length) % int(model.config.vocab_size)
     return numbers.view(batch, length)
 
 
@@ -144,7 +144,7 @@ def _row(
 
 def _attention_flops(model: PreTrainedModel) -> float:
     """Of a token of the prefill, on average: each sees half of its sequence."""
-    head_dim, length = model.config.head_dim, _PREFILL[1]
+    head_dim, length = int(model.config.head_dim), _PREFILL[1]
     heads = sum(layer.num_attention_heads for layer in layer_widths(model))
     return 2.0 * 2.0 * heads * head_dim * length / 2
 

@@ -96,7 +96,7 @@ def flops_per_token(args: argparse.Namespace, num_parameters: int) -> float:
     """Forward and backward: 6 per parameter, and causal attention's two products."""
     config = AutoConfig.from_pretrained(args.model)
     width = config.num_attention_heads * config.head_dim
-    return 6.0 * num_parameters + 6.0 * config.num_hidden_layers * args.length * width
+    return float(6 * num_parameters + 6 * config.num_hidden_layers * args.length * width)
 
 
 def costs_of(run: Mapping[str, Any], row: Row) -> dict[str, float]:

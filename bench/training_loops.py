@@ -82,7 +82,8 @@ def trainer(args: argparse.Namespace) -> dict[str, Any]:
         def training_step(self, *inputs: Any, **named: Any) -> Tensor:
             clock["wall"].append(time.perf_counter())
             clock["cpu"].append(time.process_time())
-            return super().training_step(*inputs, **named)
+            loss: Tensor = super().training_step(*inputs, **named)
+            return loss
 
     Timed(
         model=model,

@@ -29,7 +29,7 @@ BACKEND = ("llama", "mistral", "qwen2", "qwen3", "olmo2", "granite")
 DECI = ("llama", "qwen2")
 TOLERANCE = 1e-4
 # vLLM's attention kernels for CPUs want heads of 32 and more.
-SIZES = {
+SIZES: dict[str, Any] = {
     "hidden_size": 64,
     "intermediate_size": 128,
     "num_attention_heads": 4,
