@@ -1,5 +1,6 @@
 """What is measured of the dashboard in a real browser: views, redraws, events, an hour, lists."""
 
+import json
 import random
 import statistics
 import time
@@ -142,7 +143,7 @@ class _Hour:
         with transaction(site.factory) as session:
             job = session.get_one(Job, site.world.running)
             if steps:
-                make_steps(session, job, first=job.step + 1, count=steps, tokens_per_step=256)
+                make_steps(session, job, first=job.step + 1, count=steps)
             for number in range(self.events, self.events + events_due):
                 events.append(session, job, "warning", {"message": f"event {number}"})
         self.steps, self.events = self.steps + steps, self.events + events_due
@@ -151,14 +152,17 @@ class _Hour:
 def hour(browser: Browser, site: Site, seconds: float) -> dict[str, Any]:
     """The collected heap of a job's page before and after an hour's steps, sent within `seconds`.
 
-    They come in `HOUR_TICKS` commits, every five seconds of the hour, after each of which the page
-    refreshes itself. It counts from when a tenth is over: until then code is compiled.
+    They come in `HOUR_TICKS` commits, every five seconds of the hour: each moves the curve, and an
+    event makes the page refresh itself. It counts from when a tenth is over: until then code is
+    compiled. How much of the heap is code is counted at both ends.
     """
+    _plan_an_hour(site)
     page, devtools = sign_in(browser, site)
     refreshes = _count_refreshes(page)
     page.goto(f"{site.url}/jobs/{site.world.running}", wait_until="load")
     started, sent = time.monotonic(), _Hour()
     samples: list[dict[str, float]] = []
+    code: list[int] = []
     for tick in range(1, HOUR_TICKS + 1):
         share = tick / HOUR_TICKS
         sent.send(site, share)
@@ -166,6 +170,8 @@ def hour(browser: Browser, site: Site, seconds: float) -> dict[str, Any]:
         page.wait_for_timeout(max(1000 * left, 1))
         if share >= WARM_SHARE + len(samples) * (1 - WARM_SHARE) / 10:
             samples.append({"share": round(share, 3), **_memory(devtools)})
+            if tick == HOUR_TICKS or not code:
+                code.append(_code_bytes(devtools))
     page.context.close()
     return {
         "seconds": seconds,
@@ -173,8 +179,16 @@ def hour(browser: Browser, site: Site, seconds: float) -> dict[str, Any]:
         "events": sent.events,
         "refreshes": len(refreshes),
         "growth": samples[-1]["heap_bytes"] / samples[0]["heap_bytes"] - 1,
+        "code_bytes": code,
         "samples": samples,
     }
+
+
+def _plan_an_hour(site: Site) -> None:
+    """So many tokens that the job's plan holds an hour's steps after those it has taken."""
+    with transaction(site.factory) as session:
+        job = session.get_one(Job, site.world.running)
+        job.tokens_planned = job.tokens_seen // job.step * (job.step + HOUR_STEPS)
 
 
 def _count_refreshes(page: Page) -> list[str]:
@@ -192,6 +206,19 @@ def _memory(devtools: CDPSession) -> dict[str, float]:
         "nodes": float(counted["nodes"]),
         "listeners": float(counted["jsEventListeners"]),
     }
+
+
+def _code_bytes(devtools: CDPSession) -> int:
+    """Of the heap, what the engine made of the scripts: bytecode, compiled code, their feedback."""
+    chunks: list[str] = []
+    devtools.on("HeapProfiler.addHeapSnapshotChunk", lambda event: chunks.append(event["chunk"]))
+    devtools.send("HeapProfiler.takeHeapSnapshot", {"reportProgress": False})
+    heap = json.loads("".join(chunks))
+    meta, nodes = heap["snapshot"]["meta"], heap["nodes"]
+    kind, size = (meta["node_fields"].index(name) for name in ("type", "self_size"))
+    code, width = meta["node_types"][kind].index("code"), len(meta["node_fields"])
+    rows = range(0, len(nodes), width)
+    return sum(nodes[row + size] for row in rows if nodes[row + kind] == code)
 
 
 def list_times(site: Site) -> dict[str, float]:

@@ -3,6 +3,9 @@
 export const css = (name) => getComputedStyle(document.documentElement).getPropertyValue(name).trim();
 
 const HEIGHT = 240;
+const STROKE = 1.75;
+// Beyond these a curve that grew in the page is asked for again, thinned by the server.
+const MOST_POINTS = 1500;
 
 export const shortCount = (value) => {
   for (const [scale, unit] of [[1e9, "B"], [1e6, "M"], [1e3, "K"]]) {
@@ -56,6 +59,9 @@ export class Chart {
     this.drawing = null;
     this.plot = null;
     this.frame = null;
+    // How many points of the first line are on the canvas, and whether uPlot has been told of all.
+    this.drawn = 0;
+    this.behind = false;
   }
 
   data() {
@@ -77,7 +83,7 @@ export class Chart {
     const series = [{ label: "tokens", value: spoken((v) => (v == null ? "–" : v.toLocaleString("en"))) }];
     for (const { label, shade } of lines) {
       const stroke = css(`--c${shade}`);
-      series.push({ label, stroke, width: 1.75, spanGaps: true, value: spoken(shown), points: { show: Boolean(dots), size: 6, fill: stroke }, ...paths });
+      series.push({ label, stroke, width: STROKE, spanGaps: true, value: spoken(shown), points: { show: Boolean(dots), size: 6, fill: stroke }, ...paths });
     }
     if (level != null) {
       series.push({ label: level.label, stroke: css("--ink-3"), width: 1, dash: [2, 4], points: { show: false }, value: spoken(shown) });
@@ -103,22 +109,53 @@ export class Chart {
     const before = this.drawing && this.shape();
     this.drawing = drawing;
     if (!drawing.lines.some((line) => line.x.length)) return;
-    if (this.plot && before === this.shape()) this.plot.setData(this.data());
+    if (this.plot && before === this.shape()) this.catchUp();
     else this.redraw();
   }
 
-  // One more point of the first line, without asking the server; how many it has. Those that come
-  // within a frame are drawn together, and none while nobody looks.
+  catchUp() {
+    this.plot.setData(this.data());
+    this.settle();
+  }
+
+  settle() {
+    this.drawn = this.drawing.lines[0].x.length;
+    this.behind = false;
+  }
+
+  // One more point of the first line, without asking the server; false where it cannot be taken.
+  // Those that come within a frame are drawn together, and none while nobody looks.
   append(x, y) {
     const line = this.drawing?.lines[0];
-    if (!this.plot || !line || !(x > line.x[line.x.length - 1])) return 0;
+    const last = line?.x[line.x.length - 1];
+    if (!this.plot || !(x >= last) || line.x.length > MOST_POINTS) return false;
+    if (x === last) return true;
     line.x.push(x);
     line.y.push(y);
-    this.frame ??= requestAnimationFrame(() => {
-      this.frame = null;
-      this.plot.setData(this.data());
-    });
-    return line.x.length;
+    this.frame ??= requestAnimationFrame(() => this.extend());
+    return true;
+  }
+
+  // New points within the axes are one stroke more; every point is drawn again only where they are
+  // not, and when somebody comes to read the curve.
+  extend() {
+    this.frame = null;
+    const { plot, drawing, drawn } = this;
+    const { x, y, shade } = drawing.lines[0];
+    const { scales, series, ctx } = plot;
+    const isOutside = (value) => value < scales.y.min || value > scales.y.max;
+    if (!series[1].show || x[x.length - 1] > scales.x.max || y.slice(drawn).some(isOutside)) return this.catchUp();
+    ctx.save();
+    ctx.strokeStyle = css(`--c${shade}`);
+    ctx.lineWidth = STROKE * devicePixelRatio;
+    ctx.lineJoin = "round";
+    ctx.beginPath();
+    for (let i = drawn - 1; i < x.length; i++) ctx.lineTo(Math.round(plot.valToPos(x[i], "x", true)), Math.round(plot.valToPos(y[i], "y", true)));
+    ctx.stroke();
+    ctx.restore();
+    this.drawn = x.length;
+    this.behind = true;
+    plot.setLegend();
   }
 
   redraw() {
@@ -127,11 +164,15 @@ export class Chart {
     this.element.setAttribute("hx-morph-skip", "");
     this.element.replaceChildren();
     this.plot = new uPlot(this.options(), this.data(), this.element);
+    this.plot.root.addEventListener("pointerenter", () => this.behind && this.catchUp());
+    this.settle();
   }
 
   resize() {
     const width = this.element.clientWidth;
-    if (this.plot && width && width !== this.plot.width) this.plot.setSize({ width, height: HEIGHT });
+    if (!this.plot || !width || width === this.plot.width) return;
+    this.plot.setSize({ width, height: HEIGHT });
+    this.catchUp();
   }
 }
 

@@ -1,15 +1,13 @@
-// Keeps a job's page current: its event stream says when, htmx fetches and morphs the part that
-// changed, and a step of training goes into its curve at once.
+// Keeps a job's page current. Its event stream says when: a step of training goes into its curve
+// and its numbers at once, all else htmx fetches and morphs.
 
 import { Chart, keepInShape } from "./charts.js";
 import { Heatmap } from "./heatmap.js";
 
 const MINIMUM_PAUSE_MS = 300;
 const FIRST_PAUSE_MS = 40;
-// Where no event comes, or none gets through, the page looks again after this long.
-const SILENCE_MS = 10_000;
-// Beyond these a page that stays open asks for its curve again, thinned by the server.
-const MOST_POINTS = 1500;
+// Where only steps come, or nothing gets through, the page looks again after this long.
+const SILENCE_MS = 15_000;
 const ENDS = new Set(["job.succeeded", "job.failed", "job.cancelled"]);
 const CHANGES_CURVES = new Set(["prune.step", "eval.completed", "checkpoint.created", "mixture.changed", "job.validated"]);
 
@@ -32,19 +30,15 @@ export function followJob(root) {
   const charts = new Map();
   const maps = new Map();
 
-  const find = (attribute, known, make) => {
-    for (const element of root.querySelectorAll(`[data-${attribute}]`)) {
-      const name = element.dataset[attribute];
-      if (known.get(name)?.element !== element) known.set(name, make(element));
-    }
-  };
+  const undrawn = (attribute, known) =>
+    [...root.querySelectorAll(`[data-${attribute}]`)].filter((element) => known.get(element.dataset[attribute])?.element !== element);
   const draw = async () => {
     if (!window.uPlot || !root.querySelector("[data-plot], [data-heat]")) return;
     const response = await fetch(`/jobs/${id}/curves`, { headers: { Accept: "application/json" } });
     if (!response.ok) return;
     const { plots, heatmaps } = await response.json();
-    find("plot", charts, (element) => new Chart(element));
-    find("heat", maps, (element) => new Heatmap(element));
+    for (const element of undrawn("plot", charts)) charts.set(element.dataset.plot, new Chart(element));
+    for (const element of undrawn("heat", maps)) maps.set(element.dataset.heat, new Heatmap(element));
     for (const [name, chart] of charts) if (plots[name]) chart.update(plots[name]);
     for (const [name, map] of maps) if (heatmaps[name]) map.update(heatmaps[name]);
     keep([...charts.values(), ...maps.values()]);
@@ -55,13 +49,10 @@ export function followJob(root) {
     drawings.splice(0, drawings.length, ...found);
   };
 
-  const undrawn = (attribute, known) =>
-    [...root.querySelectorAll(`[data-${attribute}]`)].some((element) => known.get(element.dataset[attribute])?.element !== element);
-
   const redraw = throttled(draw);
   // A part may bring the place of a drawing later than the event that tells of its figures.
   root.addEventListener("htmx:after:swap", () => {
-    if (undrawn("plot", charts) || undrawn("heat", maps)) redraw();
+    if (undrawn("plot", charts).length || undrawn("heat", maps).length) redraw();
   });
   draw();
   if (root.dataset.active !== "yes" || !window.htmx) return;
@@ -85,18 +76,23 @@ function follow(root, id, { redraw, charts }) {
     stream.close();
     clearTimeout(silence);
   };
+  const tell = (name, text) => {
+    const place = root.querySelector(`[data-now="${name}"]`);
+    if (place) place.textContent = text;
+  };
+  const step = ({ tokens_seen: tokens, train_loss: loss }) => {
+    tell("tokens", tokens.toLocaleString("en"));
+    if (loss === null) return;
+    tell("loss", loss.toFixed(3));
+    if (charts.get("loss")?.append(tokens, loss) === false) redraw();
+  };
+  const hear = ({ type, data }) => {
+    if (type === "metrics") return step(JSON.parse(data));
+    if (CHANGES_CURVES.has(type) || ENDS.has(type)) redraw();
+    refresh();
+    if (ENDS.has(type)) stop();
+  };
   wait();
-  for (const type of root.dataset.events.split(" ")) {
-    stream.addEventListener(type, (event) => {
-      if (type === "metrics") {
-        const point = JSON.parse(event.data);
-        const points = point.train_loss === null ? 0 : charts.get("loss")?.append(point.tokens_seen, point.train_loss);
-        if (points > MOST_POINTS) redraw();
-      }
-      if (CHANGES_CURVES.has(type) || ENDS.has(type)) redraw();
-      refresh();
-      if (ENDS.has(type)) stop();
-    });
-  }
+  for (const type of root.dataset.events.split(" ")) stream.addEventListener(type, hear);
   addEventListener("pagehide", stop);
 }
