@@ -89,7 +89,7 @@ def take_newton_step(
         gradients = _mean_gradients(model, weights, batches[:-num_trials], precision)
         # Each gradient makes room for its step.
         steps = {key: _step(gradients.pop(key), moments, key) for key in weights}
-        give_back_memory()
+        give_back_memory(model.device)
         return _walk(model, weights, steps, trials, precision)
 
 

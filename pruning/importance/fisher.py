@@ -34,7 +34,7 @@ def fisher_scores(
     scores = []
     for index, layer in enumerate(adapter.layers(model)):
         # What the pass over the text or the layer before has left are holes too small.
-        give_back_memory()
+        give_back_memory(model.device)
         scores.append(_LayerCurves(index, adapter, layer, moments, widths, ridge).scores())
     return Scores(tuple(scores))
 

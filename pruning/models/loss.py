@@ -124,7 +124,7 @@ def token_losses(model: PreTrainedModel, ids_BT: Tensor, precision: Precision) -
     """Cross-entropy of each prediction in nats, fp32 [B, T - 1]; 0 for what is only read."""
     hidden_ND, labels_N = hidden_and_labels(model, ids_BT, precision)
     # The head's products are too large for the holes that the layers have left.
-    give_back_memory()
+    give_back_memory(ids_BT.device)
     head = output_head(model)
     weight_VD = head.weight.to(product_dtype(precision))
     losses = [

@@ -19,9 +19,9 @@ def recomputed_loss(model: PreTrainedModel, ids_BT: Tensor, precision: Precision
         hidden_ND, labels_N = hidden_and_labels(model, ids_BT, precision)
     # The head's products are too large for the holes between what enters the layers, and what the
     # way back makes would be strewn over those that the head leaves.
-    give_back_memory()
+    give_back_memory(ids_BT.device)
     loss = cross_entropy_of(hidden_ND, labels_N, output_head(model), precision)
-    give_back_memory()
+    give_back_memory(ids_BT.device)
     return loss
 
 
