@@ -17,7 +17,7 @@ from pruning.importance.activations import (
 )
 from pruning.importance.fusion import fused_importance
 from pruning.importance.magnitude import magnitude_importance
-from pruning.importance.similarity import block_importance
+from pruning.importance.similarity import StreamTurns
 from pruning.importance.stream import StreamMeasurement
 from pruning.importance.taylor import taylor_importance
 from pruning.models.adapter import Adapter, GroupedTensor, adapter_for
@@ -53,7 +53,7 @@ def measure_importance(
         raise InvalidData("no calibration text", param="data")
     layers = [_LayerMeasurement(adapter, layer, importance) for layer in adapter.layers(model)]
     stream = StreamMeasurement(model, importance) if hidden else None
-    watches = [layer.watch_stream() for layer in layers]
+    watches = [layer.turns.watch() for layer in layers]
     watches += [stream.watch_activations()] if stream is not None else []
     if importance.kind in _ACTIVATION_KINDS or input_means:
         watches += [layer.watch_activations() for layer in layers]
@@ -113,12 +113,8 @@ class _LayerMeasurement:
     """Running sums of one decoder layer over a calibration pass."""
 
     def __init__(self, adapter: Adapter, layer: nn.Module, importance: Importance) -> None:
-        self.layer = layer
         self.importance = importance
-        self.mlp_input = layer.get_submodule(adapter.family.mlp_input)
-        self.parallel = adapter.parallel
-        self.attention = layer.get_submodule(adapter.family.attention)
-        self.mlp = layer.get_submodule(adapter.family.mlp)
+        self.turns = StreamTurns(adapter, layer)
         self.tensors = adapter.by_span(layer)
         self.sums: dict[Span, torch.Tensor] = {
             span: torch.zeros(tensors[0].num_groups, device=tensors[0].parameter.device)
@@ -131,33 +127,10 @@ class _LayerMeasurement:
             "channel": ChannelMoments(),
             "query_head": ChannelMoments(),
         }
-        self.attention_importance = torch.zeros(())
-        self.mlp_importance = torch.zeros(())
-        self.layer_importance = torch.zeros(())
-        self._input_BTD: torch.Tensor | None = None
-        self._stream_BTD: torch.Tensor | None = None
 
     def parameters(self) -> Iterator[nn.Parameter]:
         for tensors in self.tensors.values():
             yield from (tensor.parameter for tensor in tensors)
-
-    def watch_stream(self) -> list[RemovableHandle]:
-        """Compare the residual stream before, between and after the layer's two blocks.
-
-        Of parallel blocks, each by itself: what it reads, and that with what it writes.
-        """
-        if self.parallel:
-            return [
-                self.layer.register_forward_pre_hook(self._enter),
-                self.attention.register_forward_hook(self._add_attention),
-                self.mlp.register_forward_hook(self._add_mlp),
-                self.layer.register_forward_hook(self._leave_parallel),
-            ]
-        return [
-            self.layer.register_forward_pre_hook(self._enter),
-            self.mlp_input.register_forward_pre_hook(self._pass_middle),
-            self.layer.register_forward_hook(self._leave),
-        ]
 
     def watch_gradients(self) -> list[RemovableHandle]:
         """Fold each gradient into its groups' scores as soon as it is complete, then free it."""
@@ -225,9 +198,9 @@ class _LayerMeasurement:
             experts=self.sums.get("expert", torch.empty(0)).cpu(),
             kv_groups=(key_value_K + query_KR.sum(dim=1)).cpu(),
             query_heads=query_KR.cpu(),
-            attention_importance=self.attention_importance.item() / num_batches,
-            mlp_importance=self.mlp_importance.item() / num_batches,
-            layer_importance=self.layer_importance.item() / num_batches,
+            attention_importance=self.turns.attention.item() / num_batches,
+            mlp_importance=self.turns.mlp.item() / num_batches,
+            layer_importance=self.turns.layer.item() / num_batches,
             input_means={
                 axis: self.moments[span].mean
                 for axis, span in _BLOCKS.items()
@@ -252,42 +225,6 @@ class _LayerMeasurement:
             parameter.grad = None
 
         return fold
-
-    def _enter(self, _module: nn.Module, args: tuple[torch.Tensor, ...]) -> None:
-        self._input_BTD = self._stream_BTD = args[0].detach()
-
-    def _pass_middle(self, _module: nn.Module, args: tuple[torch.Tensor, ...]) -> None:
-        self.attention_importance = self.attention_importance + self._advance(args[0])
-
-    def _leave(self, _module: nn.Module, _args: object, output_BTD: torch.Tensor) -> None:
-        self.mlp_importance = self.mlp_importance + self._advance(output_BTD)
-        self._stream_BTD = self._input_BTD
-        self.layer_importance = self.layer_importance + self._advance(output_BTD)
-        self._stream_BTD = self._input_BTD = None
-
-    def _add_attention(
-        self, _module: nn.Module, _args: object, output: tuple[torch.Tensor, object]
-    ) -> None:
-        self.attention_importance = self.attention_importance + self._turned_by(output[0])
-
-    def _add_mlp(self, _module: nn.Module, _args: object, output_BTD: torch.Tensor) -> None:
-        self.mlp_importance = self.mlp_importance + self._turned_by(output_BTD)
-
-    def _leave_parallel(self, _module: nn.Module, _args: object, output_BTD: torch.Tensor) -> None:
-        self.layer_importance = self.layer_importance + self._advance(output_BTD)
-        self._input_BTD = self._stream_BTD = None
-
-    @torch.no_grad()
-    def _turned_by(self, written_BTD: torch.Tensor) -> torch.Tensor:
-        assert self._input_BTD is not None
-        return block_importance(self._input_BTD, self._input_BTD + written_BTD.detach()).cpu()
-
-    @torch.no_grad()
-    def _advance(self, stream_BTD: torch.Tensor) -> torch.Tensor:
-        assert self._stream_BTD is not None
-        importance = block_importance(self._stream_BTD, stream_BTD)
-        self._stream_BTD = stream_BTD.detach()
-        return importance.cpu()
 
 
 def _adder(moments: ChannelMoments) -> Callable[[nn.Module, tuple[torch.Tensor, ...]], None]:
