@@ -54,12 +54,6 @@ class Timeline:
     ticks: list[Tick]
     rows: list[AttemptRow]
 
-    @property
-    def kinds(self) -> list[str]:
-        """What the colours stand for, in the order they appear."""
-        bars = (*self.statuses, *self.phases, *self.attempts)
-        return list(dict.fromkeys(bar.kind for bar in bars))
-
 
 @dataclass(frozen=True)
 class _Clock:

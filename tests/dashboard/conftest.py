@@ -53,7 +53,7 @@ def database_url(sqlite_template: Path, tmp_path: Path) -> str:
     return f"sqlite:///{path}"
 
 
-PICTURE_HEIGHT = 2600
+PICTURE_HEIGHT = 3200
 FORM_TOKEN = re.compile(r'name="form_token" value="([0-9a-f]+)"')
 
 
@@ -176,9 +176,9 @@ SIZES = {
 
 
 @pytest.fixture
-def models(tmp_path: Path) -> Path:
+def models(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A directory with one model, of which only its configuration is looked at."""
-    model = tmp_path / "models" / "small"
-    model.mkdir(parents=True)
-    (model / "config.json").write_text(json.dumps(SIZES))
-    return tmp_path / "models"
+    models = tmp_path_factory.mktemp("models")
+    (models / "small").mkdir()
+    (models / "small" / "config.json").write_text(json.dumps(SIZES))
+    return models

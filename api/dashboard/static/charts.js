@@ -28,28 +28,36 @@ const spoken = (write) => (plot, value, series, at) => {
   return write(plot.data[series].findLast((one) => one != null));
 };
 
-function cutLines(cuts) {
-  return {
-    hooks: {
-      drawClear: [
-        (plot) => {
-          const { ctx, bbox } = plot;
-          ctx.save();
-          ctx.strokeStyle = css("--clay");
-          ctx.lineWidth = devicePixelRatio;
-          ctx.setLineDash([3 * devicePixelRatio, 3 * devicePixelRatio]);
-          ctx.beginPath();
-          for (const tokens of cuts()) {
-            const x = Math.round(plot.valToPos(tokens, "x", true));
-            ctx.moveTo(x, bbox.top);
-            ctx.lineTo(x, bbox.top + bbox.height);
-          }
-          ctx.stroke();
-          ctx.restore();
-        },
-      ],
-    },
+// Lines from edge to edge: down where something was cut, across where a level is.
+function guides(drawing) {
+  const draw = (plot) => {
+    const { ctx, bbox } = plot;
+    const { cuts, level } = drawing();
+    const dashed = (colour, dash, trace) => {
+      ctx.strokeStyle = css(colour);
+      ctx.setLineDash(dash.map((length) => length * devicePixelRatio));
+      ctx.beginPath();
+      trace();
+      ctx.stroke();
+    };
+    ctx.save();
+    ctx.lineWidth = devicePixelRatio;
+    dashed("--clay", [3, 3], () => {
+      for (const tokens of cuts) {
+        const x = Math.round(plot.valToPos(tokens, "x", true));
+        ctx.moveTo(x, bbox.top);
+        ctx.lineTo(x, bbox.top + bbox.height);
+      }
+    });
+    dashed("--ink-3", [2, 4], () => {
+      if (level == null || !plot.series.at(-1).show) return;
+      const y = Math.round(plot.valToPos(level.value, "y", true));
+      ctx.moveTo(bbox.left, y);
+      ctx.lineTo(bbox.left + bbox.width, y);
+    });
+    ctx.restore();
   };
+  return { hooks: { drawClear: [draw] } };
 }
 
 export class Chart {
@@ -86,7 +94,8 @@ export class Chart {
       series.push({ label, stroke, width: STROKE, spanGaps: true, value: spoken(shown), points: { show: Boolean(dots), size: 6, fill: stroke }, ...paths });
     }
     if (level != null) {
-      series.push({ label: level.label, stroke: css("--ink-3"), width: 1, dash: [2, 4], points: { show: false }, value: spoken(shown) });
+      // For the legend and the scale; the line itself is a guide.
+      series.push({ label: level.label, stroke: css("--ink-3"), width: 1, paths: () => null, points: { show: false }, value: spoken(shown) });
     }
     return {
       width: this.element.clientWidth,
@@ -101,7 +110,7 @@ export class Chart {
         { ...axis, size: 56, values: (_, ticks) => ticks.map((v) => (v == null ? "" : shortCount(v))) },
       ],
       series,
-      plugins: [cutLines(() => this.drawing.cuts)],
+      plugins: [guides(() => this.drawing)],
     };
   }
 
