@@ -144,6 +144,7 @@ def read_estimate(
         floor=_size(found, found.floor_num_parameters),
         increments=list(found.increments),
         tokens=found.num_tokens,
+        calibration_tokens=found.num_calibration_tokens,
         peak_memory_bytes=found.peak_memory_bytes,
         storage_bytes=found.storage_bytes,
         time=EstimatedTime(
@@ -174,7 +175,10 @@ def _seconds(found: Estimate, pace: Pace | None) -> float | None:
     if pace is None:
         return None
     return pace.seconds(
-        num_parameters=found.num_parameters, sizes=found.increments, num_tokens=found.num_tokens
+        num_parameters=found.num_parameters,
+        sizes=found.increments,
+        num_tokens=found.num_tokens,
+        num_calibration_tokens=found.num_calibration_tokens,
     )
 
 

@@ -32,7 +32,8 @@ from pruning.models.geometry import (
     unpruned_plan,
 )
 from pruning.models.load import LoadedModel, load_base_model
-from pruning.recipe_parts.method import Allocation, Calibration, Importance
+from pruning.recipe_parts.calibration import Calibration
+from pruning.recipe_parts.method import Allocation, Importance
 from pruning.recipe_parts.model import PathModel
 from pruning.recipe_parts.output import ExportFormat
 from pruning.surgery import apply_plan

@@ -151,6 +151,7 @@ class Estimate(Resource):
     floor: Size
     increments: tuple[int, ...]
     tokens: int | None = None
+    calibration_tokens: int | None = None
     peak_memory_bytes: int
     storage_bytes: int
     time: EstimatedTime = EstimatedTime()

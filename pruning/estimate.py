@@ -3,6 +3,7 @@
 The rules are those of the run itself: the same targets, the same increments, the same floor.
 """
 
+import sys
 from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import partial
@@ -55,6 +56,8 @@ class Estimate:
     increments: tuple[int, ...]
     bytes_per_parameter: int
     num_tokens: int | None
+    num_calibration_tokens: int | None
+    """Of each cut."""
     peak_memory_bytes: int
 
     @property
@@ -111,6 +114,7 @@ def estimate(
             num_prunable_parameters=architecture.num_prunable_parameters,
         ),
     )
+    num_tokens = _num_tokens(recipe, corpus_tokens)
     return Estimate(
         model_type=architecture.model_type,
         num_parameters=architecture.num_parameters,
@@ -119,7 +123,8 @@ def estimate(
         targets=targets,
         increments=tuple(increment.target_num_parameters for increment in increments),
         bytes_per_parameter=BYTES_PER_PARAMETER[recipe.output.dtype],
-        num_tokens=_num_tokens(recipe, corpus_tokens),
+        num_tokens=num_tokens,
+        num_calibration_tokens=_calibration_tokens(recipe, num_tokens, len(increments)),
         peak_memory_bytes=_peak_memory(recipe, architecture),
     )
 
@@ -253,6 +258,16 @@ def _num_tokens(recipe: Recipe, corpus_tokens: int | None) -> int | None:
     if corpus_tokens is None:
         return None
     return round(corpus_tokens * (1 - recipe.data.held_out_fraction))
+
+
+def _calibration_tokens(recipe: Recipe, num_tokens: int | None, num_increments: int) -> int | None:
+    """Tokens that each cut is measured on; None where that follows from a text of unknown size."""
+    least = recipe.calibration_size(num_tokens=0, num_increments=num_increments)
+    if num_tokens is None:
+        most = recipe.calibration_size(num_tokens=sys.maxsize, num_increments=num_increments)
+        return least.num_tokens if least == most else None
+    size = recipe.calibration_size(num_tokens=num_tokens, num_increments=num_increments)
+    return size.num_tokens
 
 
 def _peak_memory(recipe: Recipe, architecture: Architecture) -> int:

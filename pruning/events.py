@@ -55,6 +55,8 @@ class RunStarted(_Event):
     target_num_parameters: int
     num_increments: int
     num_tokens: int
+    num_calibration_samples: int = Field(description="Of each cut.")
+    calibration_sequence_length: int
     first_increment: int = Field(description="1, or the increment a resumed run goes on with.")
     model_revision: str | None
     model_type: str

@@ -149,11 +149,9 @@ def _place(recipe: Recipe, device: Device, threads: int | None) -> torch.device:
 
 def _most_tokens(recipe: Recipe) -> int | None:
     """As much of any one domain as the run can use: None is all of it."""
-    calibration = recipe.importance.calibration
-    # Several times what one increment draws, so that the draws differ.
-    to_calibrate = 4 * calibration.num_samples * calibration.sequence_length
-    if recipe.recovery.kind == "none":
-        return to_calibrate
-    if recipe.schedule.num_tokens is None:
+    num_tokens = 0 if recipe.recovery.kind == "none" else recipe.schedule.num_tokens
+    if num_tokens is None:
         return None
-    return max(recipe.schedule.num_tokens, to_calibrate)
+    calibration = recipe.calibration_size(num_tokens=num_tokens, num_increments=1)
+    # Several times what one increment draws, so that the draws differ.
+    return max(num_tokens, 4 * calibration.num_tokens)

@@ -12,6 +12,7 @@ from typing import Any, Self
 from pydantic import Field, field_validator, model_validator
 
 from pruning import serving
+from pruning.recipe_parts.calibration import CalibrationSize
 from pruning.recipe_parts.data import Data, DataSource
 from pruning.recipe_parts.evaluation import Evaluation, QualityFloor
 from pruning.recipe_parts.method import (
@@ -19,6 +20,7 @@ from pruning.recipe_parts.method import (
     HIDDEN_IMPORTANCE,
     MASKED_AXES,
     WITH_BIASES,
+    WITH_MOMENTS,
     Allocation,
     Axis,
     Compensation,
@@ -247,6 +249,24 @@ class Recipe(Part):
     def targets(self) -> tuple[Target, ...]:
         """The sizes to publish, as given; a single target is a family of one."""
         return self.target if isinstance(self.target, tuple) else (self.target,)
+
+    def calibration_size(
+        self, *, num_tokens: int, num_increments: int, longest: int | None = None
+    ) -> CalibrationSize:
+        """How much text each cut is measured on, in a run of so many training tokens.
+
+        `longest` is the text of the longest domain, in tokens.
+        """
+        tokens_between: int | None = num_tokens // num_increments
+        if self.recovery.kind == "none":
+            tokens_between = None
+        elif self.schedule.kind == "continuous":
+            tokens_between = 0  # Every few steps comes a cut.
+        return self.importance.calibration.sized(
+            moments=self.importance.kind == "fisher" or self.compensation in WITH_MOMENTS,
+            tokens_between=tokens_between,
+            longest=longest,
+        )
 
     def sources(self) -> Iterator[tuple[str, DataSource]]:
         """Every text that the run reads, each with the field that names it."""

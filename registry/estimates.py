@@ -18,8 +18,9 @@ _JOBS = 20
 class Pace:
     """Rates of the last finished jobs on the device of the newest.
 
-    `training` is in tokens times parameters per second, None where none of them trained;
-    `increment_seconds` is what an increment takes beside training, per parameter of the base model.
+    `training` is in tokens times parameters per second, None where none of them trained; text is
+    calibrated on as fast. `increment_seconds` is what an increment takes beside these, per
+    parameter of the base model.
     """
 
     device: str | None
@@ -28,15 +29,24 @@ class Pace:
     increment_seconds: float
 
     def seconds(
-        self, *, num_parameters: int, sizes: Sequence[int], num_tokens: int | None
+        self,
+        *,
+        num_parameters: int,
+        sizes: Sequence[int],
+        num_tokens: int | None,
+        num_calibration_tokens: int | None,
     ) -> float | None:
-        """Time for a run from `num_parameters` over the increments `sizes`; None if unknown."""
+        """Time for a run from `num_parameters` over the increments `sizes`; None if unknown.
+
+        `num_calibration_tokens` are those of each cut.
+        """
         beside = self.increment_seconds * num_parameters * len(sizes)
-        if num_tokens == 0:
-            return beside
-        if num_tokens is None or self.training is None:
+        if num_tokens is None or num_calibration_tokens is None:
             return None
-        return beside + num_tokens * fmean(sizes) / self.training
+        if self.training is None:
+            return beside if num_tokens == 0 else None
+        calibrated = num_calibration_tokens * len(sizes) * num_parameters
+        return beside + (calibrated + num_tokens * fmean(sizes)) / self.training
 
 
 def find_pace(session: Session, tenant_id: str) -> Pace | None:
@@ -82,7 +92,16 @@ def _training_rate(job: Job) -> float | None:
 
 
 def _beside_training(job: Job, training: float | None) -> float:
-    start = job.params_start or 1
-    spent = job.tokens_seen * (start + (job.params_now or start)) / 2 / training if training else 0
+    start, increments = job.params_start or 1, max(job.increments_done, 1)
+    trained = job.tokens_seen * (start + (job.params_now or start)) / 2
+    calibrated = _calibration_tokens(job) * increments * start
+    spent = (trained + calibrated) / training if training else 0.0
     left = max((_seconds(job) or 0.0) - spent, 0.0)
-    return left / start / max(job.increments_done, 1)
+    return left / start / increments
+
+
+def _calibration_tokens(job: Job) -> int:
+    """Of each of its cuts."""
+    found = job.resolved or {}
+    size = found.get("num_calibration_samples", 0) * found.get("calibration_sequence_length", 0)
+    return int(size)

@@ -52,6 +52,8 @@ def record_run_started(session: Session, lease: Lease, event: RunStarted) -> Non
         "model_type": event.model_type,
         "data_fingerprint": event.data_fingerprint,
         "num_prunable_parameters": event.num_prunable_parameters,
+        "num_calibration_samples": event.num_calibration_samples,
+        "calibration_sequence_length": event.calibration_sequence_length,
         "widths": data["widths"],
         "versions": event.versions,
         "device": event.device,

@@ -67,6 +67,10 @@ class EstimateRead(Read):
     tokens: int | None = Field(
         description="Training tokens; null when the text cannot be measured from here."
     )
+    calibration_tokens: int | None = Field(
+        description="Tokens that each cut is measured on; null when that depends on text that "
+        "cannot be measured from here."
+    )
     peak_memory_bytes: int = Field(description="Memory of the run while it trains.")
     storage_bytes: int = Field(description="Bytes of all checkpoints, training states included.")
     time: EstimatedTime = Field(description="How long it would take.")

@@ -12,7 +12,7 @@ from torch import Tensor
 from pruning.data.corpus import DomainTokens
 from pruning.data.tokens import token_ids
 from pruning.errors import InvalidData
-from pruning.recipe_parts.method import Calibration
+from pruning.recipe_parts.calibration import CalibrationSize
 
 _STREAM = 0xCA11B
 """Keeps the calibration draws apart from the sampler's under the same seed."""
@@ -21,7 +21,7 @@ _ORDER = 1
 
 def calibration_batches(
     domains: Sequence[DomainTokens],
-    calibration: Calibration,
+    size: CalibrationSize,
     *,
     seed: int,
     increment: int,
@@ -35,7 +35,7 @@ def calibration_batches(
     Raises:
         InvalidData: no domain holds one window.
     """
-    length = calibration.sequence_length
+    length = size.sequence_length
     usable = [d for d in domains if len(d.train) >= length and d.weight > 0]
     if not usable:
         raise InvalidData(
@@ -46,14 +46,14 @@ def calibration_batches(
     generator = np.random.default_rng(draw)
     bounds = np.cumsum([domain.weight for domain in usable])
     # One place in each of as many equal strata: left to chance, small draws miss whole domains.
-    places = np.arange(calibration.num_samples) + generator.random(calibration.num_samples)
-    chosen = np.searchsorted(
-        bounds / bounds[-1], places / calibration.num_samples, side="right"
-    ).clip(max=len(usable) - 1)
+    places = np.arange(size.num_samples) + generator.random(size.num_samples)
+    chosen = np.searchsorted(bounds / bounds[-1], places / size.num_samples, side="right").clip(
+        max=len(usable) - 1
+    )
     np.random.default_rng([*draw, _ORDER]).shuffle(chosen)
     windows = []
     for index in chosen:
         tokens = usable[index].train
         start = int(generator.integers(len(tokens) - length + 1))
         windows.append(token_ids(tokens[start : start + length]))
-    return list(torch.split(torch.from_numpy(np.stack(windows)), calibration.batch_size))
+    return list(torch.split(torch.from_numpy(np.stack(windows)), size.batch_size))

@@ -14,7 +14,7 @@ from pruning.methods.run import Run
 from pruning.methods.slicing import stream_scores
 from pruning.models.loss import autocast
 from pruning.models.projections import BlockKey
-from pruning.recipe_parts.method import WITH_BIASES, Axis
+from pruning.recipe_parts.method import WITH_BIASES, WITH_MOMENTS, Axis
 from pruning.scores import Scores
 
 
@@ -39,7 +39,7 @@ def calibrate(run: Run, draw: int) -> Findings:
     batches = _batches(run, draw)
     if importance.kind == "pca_energy":
         return Findings(scores=stream_scores(run, batches), text=batches)
-    fisher, repairs = importance.kind == "fisher", run.recipe.compensation in _REPAIRS
+    fisher, repairs = importance.kind == "fisher", run.recipe.compensation in WITH_MOMENTS
     moments = _moments(run, batches, gradients=fisher) if fisher or repairs else None
     return Findings(
         scores=_fisher_scores(run, moments) if fisher and moments else _scores(run, batches),
@@ -50,13 +50,10 @@ def calibrate(run: Run, draw: int) -> Findings:
 
 def calibrate_repair(run: Run, scores: Scores, draw: int) -> Findings:
     """Measure only what repair needs, where `scores` are known already."""
-    if run.recipe.compensation not in _REPAIRS:
+    if run.recipe.compensation not in WITH_MOMENTS:
         return Findings(scores=scores)
     moments = _moments(run, _batches(run, draw), gradients=False)
     return Findings(scores=scores, inputs=moments.inputs)
-
-
-_REPAIRS = ("least_squares", "affine", "merge", "newton")
 
 
 def repair_batches(run: Run, draw: int) -> list[Tensor]:
@@ -69,7 +66,7 @@ def _batches(run: Run, draw: int, part: int = 0) -> list[Tensor]:
         batch.to(run.device)
         for batch in calibration_batches(
             run.corpus.domains,
-            run.recipe.importance.calibration,
+            run.calibration,
             seed=run.recipe.seed,
             increment=draw,
             part=part,

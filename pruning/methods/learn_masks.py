@@ -73,7 +73,7 @@ def _learn_alone(run: Run, increment: Increment, training: MaskTraining) -> None
     """One step for each batch of calibration text; the weights stay."""
     batches = calibration_batches(
         run.corpus.domains,
-        run.recipe.importance.calibration,
+        run.calibration,
         seed=run.recipe.seed,
         increment=increment.number,
     )

@@ -43,6 +43,7 @@ from pruning.models.hidden import is_tied
 from pruning.plan import PruningPlan
 from pruning.ranks import Ranks
 from pruning.recipe import Recipe
+from pruning.recipe_parts.calibration import CalibrationSize
 from pruning.training.loop import TrainingLoop
 
 Stop = Callable[[], bool]
@@ -71,6 +72,7 @@ class Run:
     targets: tuple[int, ...]
     """The sizes that the recipe's targets meant for the base model."""
     increments: tuple[Increment, ...]
+    calibration: CalibrationSize
     loop: TrainingLoop
     base_num_parameters: int
     base_num_prunable_parameters: int
@@ -139,6 +141,8 @@ class Run:
             target_num_parameters=self.target_num_parameters,
             num_increments=len(self.increments),
             num_tokens=self.increments[-1].until_step * self.loop.tokens_per_step,
+            num_calibration_samples=self.calibration.num_samples,
+            calibration_sequence_length=self.calibration.sequence_length,
             first_increment=self.last_increment + 1,
             model_revision=self.lineage.model_revision,
             model_type=self.model.config.model_type,
@@ -181,6 +185,7 @@ def build_run(
             num_prunable_parameters=start.base_num_prunable_parameters,
         ),
     )
+    loop = build_loop(recipe, start, corpus, increments, emit, ranks, device, out_dir)
     return Run(
         recipe=recipe,
         out_dir=out_dir,
@@ -195,7 +200,12 @@ def build_run(
         debt=Debt.model_validate(start.state["debt"]) if start.state else None,
         targets=targets,
         increments=increments,
-        loop=build_loop(recipe, start, corpus, increments, emit, ranks, device, out_dir),
+        calibration=recipe.calibration_size(
+            num_tokens=increments[-1].until_step * loop.tokens_per_step,
+            num_increments=len(increments),
+            longest=max(len(domain.train) for domain in corpus.domains),
+        ),
+        loop=loop,
         base_num_parameters=start.base_num_parameters,
         base_num_prunable_parameters=start.base_num_prunable_parameters,
         lineage=start.lineage,

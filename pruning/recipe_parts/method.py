@@ -4,6 +4,7 @@ from typing import Literal
 
 from pydantic import Field
 
+from pruning.recipe_parts.calibration import Calibration
 from pruning.recipe_parts.part import Part
 
 Axis = Literal[
@@ -50,6 +51,8 @@ Layout = Literal["per_layer", "uniform"]
 Compensation = Literal["none", "least_squares", "newton", "bias", "affine", "merge"]
 WITH_BIASES: tuple[Compensation, ...] = ("bias", "affine")
 """What keeps a constant of what a cut takes, and so needs the mean of it."""
+WITH_MOMENTS: tuple[Compensation, ...] = ("least_squares", "newton", "affine", "merge")
+"""What needs the second moments of what enters the output projections."""
 MethodName = Literal[
     "adapt_pruner",
     "espalier",
@@ -62,14 +65,6 @@ MethodName = Literal[
     "saap",
     "slicegpt",
 ]
-
-
-class Calibration(Part):
-    """Text that importance is measured on, drawn anew from the training text for each increment."""
-
-    num_samples: int = Field(32, gt=0, description="Sequences drawn.")
-    sequence_length: int = Field(256, ge=8, description="Tokens of each.")
-    batch_size: int = Field(8, gt=0, description="Sequences measured at once.")
 
 
 class Importance(Part):

@@ -151,6 +151,24 @@ def test_time_is_estimated_by_the_pace_of_finished_jobs(
     assert (found["jobs"], found["device"]) == (1, "cpu")
 
 
+def test_calibration_is_foretold_with_the_time_it_takes(
+    client: TestClient, model: Path, factory: SessionFactory, holder: Holder
+) -> None:
+    finish_job(factory, holder)
+    schedule = {"num_tokens": 500_000, "num_increments": 3}
+    found = {}
+    for samples in ("auto", 164):
+        importance = {"calibration": {"num_samples": samples}}
+        request = request_of(model, "110M", schedule=schedule, importance=importance)
+        found[samples] = client.post("/v1/estimates", json=request).json()
+    assert found["auto"]["calibration_tokens"] == 64 * 512
+    assert found[164]["calibration_tokens"] == 164 * 512
+    # Each of the tokens takes as long as training on it does, at the size before the first cut.
+    more = 3 * 100 * 512 / (2480 * 110_000_000 / SIZE)
+    took = found[164]["time"]["seconds"] - found["auto"]["time"]["seconds"]
+    assert took == pytest.approx(more, rel=0.01)
+
+
 def test_another_tenants_jobs_do_not_set_the_pace(
     client: TestClient, model: Path, factory: SessionFactory, stranger: Holder
 ) -> None:
@@ -166,6 +184,8 @@ def finish_job(factory: SessionFactory, holder: Holder) -> None:
         start_job(session, job)
         job.increments_done, job.params_now = 3, 110_000_000
         job.tokens_seen, job.tokens_per_second = 500_000, 2480.0
+        size = {"num_calibration_samples": 64, "calibration_sequence_length": 512}
+        job.resolved = {**(job.resolved or {}), **size}
         succeed(session, job)
         job.result = {**(job.result or {}), "seconds": 400.0}
 

@@ -83,6 +83,17 @@ def test_tokens_are_those_of_the_schedule_or_of_the_text() -> None:
     assert estimate(recipe(recovery={"kind": "none"}), CONFIG).num_tokens == 0
 
 
+def test_calibration_is_known_where_the_text_is_or_does_not_matter() -> None:
+    def tokens(wanted: Recipe, corpus_tokens: int | None = None) -> int | None:
+        return estimate(wanted, CONFIG, corpus_tokens=corpus_tokens).num_calibration_tokens
+
+    assert tokens(recipe()) is None
+    assert tokens(recipe(), corpus_tokens=10**9) == 32_768
+    assert tokens(recipe(importance={"calibration": {"num_samples": 5}})) == 5 * 512
+    assert tokens(recipe(method="adapt_pruner")) == 8_192
+    assert tokens(recipe(recovery={"kind": "none"})) == 32_768
+
+
 @pytest.mark.parametrize(
     ("recovery", "more"),
     [

@@ -240,6 +240,8 @@ def test_what_a_run_found_is_kept(session: Session, make_job: MakeJob) -> None:
         target_num_parameters=700,
         num_increments=3,
         num_tokens=300,
+        num_calibration_samples=32,
+        calibration_sequence_length=256,
         first_increment=1,
         model_revision="0" * 40,
         model_type="llama",
@@ -257,3 +259,5 @@ def test_what_a_run_found_is_kept(session: Session, make_job: MakeJob) -> None:
     )
     assert job.resolved is not None
     assert job.resolved["model_revision"] == "0" * 40
+    assert job.resolved["num_calibration_samples"] == 32
+    assert job.resolved["calibration_sequence_length"] == 256

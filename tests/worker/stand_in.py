@@ -102,6 +102,8 @@ class Run:
             target_num_parameters=self._parameters(self.count),
             num_increments=self.count,
             num_tokens=self.count * STEPS * TOKENS_PER_STEP,
+            num_calibration_samples=1,
+            calibration_sequence_length=8,
             first_increment=first,
             model_revision=None,
             model_type="stand_in",

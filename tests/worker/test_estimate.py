@@ -30,6 +30,8 @@ def started(num_increments: int, num_tokens: int) -> RunStarted:
         target_num_parameters=1,
         num_increments=num_increments,
         num_tokens=num_tokens,
+        num_calibration_samples=1,
+        calibration_sequence_length=8,
         first_increment=1,
         model_revision=None,
         model_type="llama",

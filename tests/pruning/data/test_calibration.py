@@ -1,19 +1,19 @@
 import torch
 
 from pruning.data.calibration import calibration_batches
-from pruning.recipe_parts.method import Calibration
+from pruning.recipe_parts.calibration import CalibrationSize
 from tests.pruning.data.test_mixture import make_domain
 
 DOMAINS = [make_domain("a", 5000, 0.75), make_domain("b", 900, 0.25, first=10_000)]
-CALIBRATION = Calibration(num_samples=40, sequence_length=16, batch_size=12)
+SIZE = CalibrationSize(num_samples=40, sequence_length=16, batch_size=12)
 
 
 def draw(increment: int) -> torch.Tensor:
-    return torch.cat(calibration_batches(DOMAINS, CALIBRATION, seed=5, increment=increment))
+    return torch.cat(calibration_batches(DOMAINS, SIZE, seed=5, increment=increment))
 
 
 def test_batches_have_the_asked_shapes() -> None:
-    batches = calibration_batches(DOMAINS, CALIBRATION, seed=5, increment=1)
+    batches = calibration_batches(DOMAINS, SIZE, seed=5, increment=1)
     assert [tuple(batch.shape) for batch in batches] == [(12, 16)] * 3 + [(4, 16)]
 
 
