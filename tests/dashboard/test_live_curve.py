@@ -3,7 +3,7 @@
 from collections.abc import Callable
 
 import pytest
-from playwright.sync_api import Page, expect
+from playwright.sync_api import Page, Route, expect
 
 from registry.db import SessionFactory, transaction
 from registry.tables import Job
@@ -89,3 +89,22 @@ def test_steps_beyond_the_axes_widen_them(
     expect(plot).to_contain_text(f"{200 * TOKENS:,}", timeout=PAUSE_MS)
     plot.locator(".u-over").hover(position={"x": 60, "y": 60})
     expect(plot).to_contain_text(f"tokens{20 * TOKENS:,}")
+
+
+def test_steps_taken_before_the_stream_began_are_in_the_curve(
+    page: Page, open_job: Callable[[int], Callable[[int], None]]
+) -> None:
+    take = open_job(20)
+    held: list[Route] = []
+
+    def hold(route: Route) -> None:
+        held.append(route)
+
+    page.route("**/stream*", hold)
+    page.reload()
+    plot = page.get_by_test_id("plot-loss")
+    expect(plot).to_contain_text(f"{20 * TOKENS:,}", timeout=PAUSE_MS)
+    take(3)
+    held[0].continue_()
+    expect(plot).to_contain_text(f"{23 * TOKENS:,}", timeout=PAUSE_MS)
+    expect(page.get_by_test_id("tokens")).to_have_text(f"{23 * TOKENS:,}", timeout=PAUSE_MS)

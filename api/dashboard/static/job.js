@@ -92,6 +92,11 @@ function follow(root, id, { redraw, charts }) {
     refresh();
     if (ENDS.has(type)) stop();
   };
+  // It does not tell of steps that were taken before it was open, or while it was broken off.
+  stream.addEventListener("open", () => {
+    redraw();
+    refresh();
+  });
   wait();
   for (const type of root.dataset.events.split(" ")) stream.addEventListener(type, hear);
   addEventListener("pagehide", stop);
