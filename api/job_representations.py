@@ -17,9 +17,10 @@ from api.schemas.jobs import (
     Transition,
     WorkerRead,
 )
-from registry.db import Reader, dialect_of
+from registry.db import dialect_of
 from registry.job_rows import JobRow
 from registry.jobs import EVENT_TYPES
+from registry.prepared import Prepared, Reader
 from registry.status import JobStatus, allowed_actions
 from registry.tables import Job, JobEvent
 from registry.tenancy import queue_places
@@ -170,17 +171,17 @@ def _status_changes(which: ColumnElement[bool]) -> Select[Any]:
 
 
 # A list of ids is written into the statement anew each time, which costs more than asking.
-_CHANGES_OF_ONE = _status_changes(JobEvent.job_id == bindparam("job_id"))
+_CHANGES_OF_ONE = Prepared(_status_changes(JobEvent.job_id == bindparam("job_id")))
 _CHANGES = _status_changes(JobEvent.job_id.in_(bindparam("job_ids", expanding=True)))
 
 
 def _transitions(reader: Reader, jobs: Sequence[Job | JobRow]) -> dict[str, list[Transition]]:
     changes: dict[str, list[Transition]] = {}
     if len(jobs) == 1:
-        found = reader.execute(_CHANGES_OF_ONE, {"job_id": jobs[0].id})
+        found = _CHANGES_OF_ONE.rows(reader, job_id=jobs[0].id)
     else:
-        found = reader.execute(_CHANGES, {"job_ids": [job.id for job in jobs]})
-    for row in found.all():
+        found = reader.execute(_CHANGES, {"job_ids": [job.id for job in jobs]}).all()
+    for row in found:
         changes.setdefault(row.job_id, []).append(
             Transition(
                 status=JobStatus(row.data["status"]),
@@ -197,10 +198,10 @@ def _queue_positions(reader: Reader, jobs: Sequence[Job | JobRow]) -> Mapping[st
     if not queued:
         return {}
     if len(queued) == 1:
-        query, asked = _place_of_one(dialect_of(reader)), {"job_id": queued[0]}
-        return {row.id: row.ahead + 1 for row in reader.execute(query, asked).all()}
-    found = reader.execute(_places_in_queue(dialect_of(reader)), {"job_ids": queued})
-    return {row.id: row.ahead + 1 for row in found.all()}
+        found = _place_of_one(dialect_of(reader)).rows(reader, job_id=queued[0])
+    else:
+        found = reader.execute(_places_in_queue(dialect_of(reader)), {"job_ids": queued}).all()
+    return {row.id: row.ahead + 1 for row in found}
 
 
 @cache
@@ -209,8 +210,8 @@ def _places_in_queue(dialect: str) -> Select[Any]:
 
 
 @cache
-def _place_of_one(dialect: str) -> Select[Any]:
-    return _places(dialect).where(Job.id == bindparam("job_id"))
+def _place_of_one(dialect: str) -> Prepared:
+    return Prepared(_places(dialect).where(Job.id == bindparam("job_id")))
 
 
 def _places(dialect: str) -> Select[Any]:

@@ -7,8 +7,9 @@ from dataclasses import dataclass
 from sqlalchemy import bindparam, select
 from sqlalchemy.orm import Session
 
-from registry.db import Reader, database_now, insert_rows
+from registry.db import database_now, insert_rows
 from registry.ids import new_id
+from registry.prepared import Prepared, Reader
 from registry.tables import AuditEntry, Tenant
 
 GENESIS = "0" * 64
@@ -27,8 +28,11 @@ class Action:
     address: str | None
 
 
-_LOCK = select(Tenant.id).where(Tenant.id == bindparam("tenant_id")).with_for_update()
-_LAST = (
+# Not a whole lock: rows that refer to the tenant, new jobs among them, need not wait for it.
+_LOCK = Prepared(
+    select(Tenant.id).where(Tenant.id == bindparam("tenant_id")).with_for_update(key_share=True)
+)
+_LAST = Prepared(
     select(AuditEntry.seq, AuditEntry.hash)
     .where(AuditEntry.tenant_id == bindparam("tenant_id"))
     .order_by(AuditEntry.seq.desc())
@@ -38,8 +42,8 @@ _LAST = (
 
 def append(writer: Reader, tenant_id: str, action: Action) -> AuditEntry:
     """Add the next entry; the tenant's row is locked, so that a chain has no fork."""
-    writer.execute(_LOCK, {"tenant_id": tenant_id})
-    last = writer.execute(_LAST, {"tenant_id": tenant_id}).one_or_none()
+    _LOCK.rows(writer, tenant_id=tenant_id)
+    last = next(iter(_LAST.rows(writer, tenant_id=tenant_id)), None)
     row = AuditEntry(
         tenant_id=tenant_id,
         seq=last.seq + 1 if last else 1,

@@ -17,7 +17,6 @@ from sqlalchemy import (
     ColumnElement,
     Connection,
     Engine,
-    Insert,
     Table,
     event,
     insert,
@@ -31,6 +30,7 @@ from sqlalchemy.orm import DeclarativeBase, Session, make_transient_to_detached,
 from sqlalchemy.pool import ConnectionPoolEntry
 
 from registry.column_types import dump_json
+from registry.prepared import Prepared, Reader
 from registry.settings import Settings
 
 SQLITE_BUSY_SECONDS = 15
@@ -41,8 +41,6 @@ POSTGRES_OPTIONS = (
 )
 
 SessionFactory = sessionmaker[Session]
-Reader = Session | Connection
-"""What queries for rows, not entities, can be sent through."""
 
 
 def create_engine(settings: Settings) -> Engine:
@@ -135,18 +133,14 @@ def dialect_of(reader: Reader) -> str:
     return bind.dialect.name
 
 
-def connection_of(reader: Reader) -> Connection:
-    """The connection of a session's transaction: past it nothing is written that it still holds."""
-    return reader.connection() if isinstance(reader, Session) else reader
-
-
-_CLOCK = text("SELECT clock_timestamp()")
+_CLOCK = Prepared(text("SELECT clock_timestamp()"))
 
 
 def database_now(reader: Reader) -> datetime:
     """The time by the clock that all processes share: the Postgres server's, or this host's."""
     if dialect_of(reader) == "postgresql":
-        now: datetime = connection_of(reader).execute(_CLOCK).scalar_one()
+        now: datetime
+        ((now,),) = _CLOCK.rows(reader)
         return now.astimezone(UTC)
     return datetime.now(UTC)
 
@@ -164,7 +158,7 @@ def insert_rows(reader: Reader, rows: Sequence[DeclarativeBase]) -> None:
     What a row does not say becomes its column's default, in the row too.
     """
     values = [_values_of(row) for row in rows]
-    connection_of(reader).execute(_insert_into(type(rows[0])), values)
+    _insert_into(type(rows[0])).insert(reader, values)
 
 
 def hold(session: Session, row: DeclarativeBase) -> None:
@@ -178,7 +172,8 @@ def _values_of(row: DeclarativeBase) -> dict[str, Any]:
     said = row.__dict__
     for attribute, default in _defaults(type(row)).items():
         if attribute not in said:
-            setattr(row, attribute, default() if callable(default) else default)
+            # As one that was loaded: the row is written past the session, which tracks no change.
+            said[attribute] = default() if callable(default) else default
     return {name: said[attribute] for name, attribute in _attributes(type(row)).items()}
 
 
@@ -203,10 +198,10 @@ def _default(column: ColumnElement[Any]) -> Any:
 
 
 @cache
-def _insert_into(model: type[DeclarativeBase]) -> Insert:
+def _insert_into(model: type[DeclarativeBase]) -> Prepared:
     table = model.__table__
     assert isinstance(table, Table)
-    return insert(table)
+    return Prepared(insert(table))
 
 
 def insert_unless_exists(

@@ -21,8 +21,9 @@ from sqlalchemy import (
     select,
 )
 
-from registry.db import Reader, dialect_of
+from registry.db import dialect_of
 from registry.errors import InvalidCursor, NotFound
+from registry.prepared import Prepared, Reader
 from registry.status import JobStatus
 from registry.tables import Job
 
@@ -34,8 +35,8 @@ Order = Literal["asc", "desc"]
 # Made once: putting a query together takes longer than running it.
 _MINE = (Job.tenant_id == bindparam("tenant_id"), Job.deleted_at.is_(None))
 _COLUMNS = [getattr(Job, one.key).label(one.key) for one in inspect(Job).column_attrs]
-_LOOK = select(*_COLUMNS).where(Job.id == bindparam("job_id"), *_MINE)
-_VERSION = select(Job.version).where(Job.id == bindparam("job_id"), *_MINE)
+_LOOK = Prepared(select(*_COLUMNS).where(Job.id == bindparam("job_id"), *_MINE))
+_VERSION = Prepared(select(Job.version).where(Job.id == bindparam("job_id"), *_MINE))
 
 
 def look(reader: Reader, tenant_id: str, job_id: str) -> JobRow:
@@ -44,10 +45,10 @@ def look(reader: Reader, tenant_id: str, job_id: str) -> JobRow:
     Raises:
         NotFound: there is none, it was deleted, or it is another tenant's.
     """
-    row = reader.execute(_LOOK, {"tenant_id": tenant_id, "job_id": job_id}).one_or_none()
-    if row is None:
+    rows = _LOOK.rows(reader, tenant_id=tenant_id, job_id=job_id)
+    if not rows:
         raise NotFound("job", job_id)
-    return row
+    return rows[0]
 
 
 def version_of(reader: Reader, tenant_id: str, job_id: str) -> int:
@@ -56,10 +57,10 @@ def version_of(reader: Reader, tenant_id: str, job_id: str) -> int:
     Raises:
         NotFound: there is none, it was deleted, or it is another tenant's.
     """
-    asked = {"tenant_id": tenant_id, "job_id": job_id}
-    version = reader.execute(_VERSION, asked).scalar_one_or_none()
-    if version is None:
+    rows = _VERSION.rows(reader, tenant_id=tenant_id, job_id=job_id)
+    if not rows:
         raise NotFound("job", job_id)
+    version: int = rows[0].version
     return version
 
 

@@ -6,8 +6,8 @@ from typing import Any
 from sqlalchemy import bindparam, func, select
 from sqlalchemy.orm import Session
 
-from registry.db import connection_of
 from registry.errors import QuotaExceeded
+from registry.prepared import Prepared
 from registry.status import LEASED, TERMINAL
 from registry.tables import Checkpoint, CheckpointFile, Job, Tenant, UploadedFile
 
@@ -21,15 +21,14 @@ class Quotas:
     storage_bytes: int | None = None
 
 
-_QUOTAS = select(Tenant.quotas).where(Tenant.id == bindparam("tenant_id"))
+_OF_TENANT = select(Tenant.quotas).where(Tenant.id == bindparam("tenant_id"))
+_QUOTAS, _LOCKED = Prepared(_OF_TENANT), Prepared(_OF_TENANT.with_for_update(key_share=True))
 
 
 def of(session: Session, tenant_id: str, *, lock: bool = False) -> Quotas:
     """The tenant's quotas; with `lock`, who asks next waits until this transaction has ended."""
-    query = _QUOTAS.with_for_update() if lock else _QUOTAS
-    found: dict[str, Any] = (
-        connection_of(session).execute(query, {"tenant_id": tenant_id}).scalar_one()
-    )
+    (row,) = (_LOCKED if lock else _QUOTAS).rows(session, tenant_id=tenant_id)
+    found: dict[str, Any] = row.quotas
     known = {name: found.get(name) for name in Quotas.__dataclass_fields__}
     return Quotas(**known)
 

@@ -12,15 +12,16 @@ from sqlalchemy import Connection, FromClause, column, select, table, text
 from sqlalchemy.orm import Session
 
 from registry.column_types import UtcDateTime
-from registry.db import Reader, SessionFactory, dialect_of, reading, transaction
+from registry.db import SessionFactory, dialect_of, reading, transaction
+from registry.prepared import Prepared, Reader
 from registry.status import JobStatus
 from registry.tables import Job
 
 ROLE = "espalier_tenant"
 SETTING = "espalier.tenant"
 # Both last until the transaction ends, so that a pooled connection forgets them.
-_CONFINE = text(
-    f"SELECT set_config('role', '{ROLE}', true), set_config('{SETTING}', :tenant_id, true)"
+_CONFINE = Prepared(
+    text(f"SELECT set_config('role', '{ROLE}', true), set_config('{SETTING}', :tenant_id, true)")
 )
 
 _QUEUE_PLACES = table(
@@ -39,7 +40,7 @@ def queue_places(dialect: str) -> FromClause:
 def confine(session: Reader, tenant_id: str) -> None:
     """From here to the end of the transaction, only this tenant's rows are there."""
     if dialect_of(session) == "postgresql":
-        session.execute(_CONFINE, {"tenant_id": tenant_id})
+        _CONFINE.rows(session, tenant_id=tenant_id)
 
 
 @contextmanager

@@ -17,9 +17,10 @@ from typing import Any
 from sqlalchemy import bindparam, or_, select
 from sqlalchemy.orm import Session
 
-from registry.db import connection_of, database_now
+from registry.db import database_now
 from registry.errors import NotFound
 from registry.ids import new_id
+from registry.prepared import Prepared
 from registry.tables import Job, JobEvent, Webhook, WebhookDelivery
 
 EVENTS = (
@@ -139,10 +140,12 @@ def sign(secret: str, message_id: str, timestamp: int, body: bytes) -> str:
 # --- deliveries -----------------------------------------------------------------------------------
 
 
-_LISTENING = select(Webhook.id, Webhook.events).where(
-    Webhook.tenant_id == bindparam("tenant_id"),
-    Webhook.status == "enabled",
-    or_(Webhook.job_id.is_(None), Webhook.job_id == bindparam("job_id")),
+_LISTENING = Prepared(
+    select(Webhook.id, Webhook.events).where(
+        Webhook.tenant_id == bindparam("tenant_id"),
+        Webhook.status == "enabled",
+        or_(Webhook.job_id.is_(None), Webhook.job_id == bindparam("job_id")),
+    )
 )
 
 
@@ -150,8 +153,7 @@ def announce(session: Session, job: Job, event: JobEvent) -> None:
     """Queue an event of a job for every webhook that asks for it."""
     if event.type not in EVENTS:
         return
-    asked = {"tenant_id": job.tenant_id, "job_id": job.id}
-    for webhook_id, events in connection_of(session).execute(_LISTENING, asked).all():
+    for webhook_id, events in _LISTENING.rows(session, tenant_id=job.tenant_id, job_id=job.id):
         if event.type in events:
             data = {"job": job.id, "seq": event.seq, "level": event.level, **event.data}
             add_delivery(session, webhook_id, event.type, data, event_id=event.id)
