@@ -280,7 +280,7 @@ def download_upload(
     """The bytes that were sent."""
     row = files.get(session, who.tenant_id, file_id)
     if row.sha256 is None:
-        raise Problem("not_found", f"{file_id} is not whole yet")
+        raise Problem("invalid_state", f"{file_id} is not whole yet")
     return send_blob(
         request, store, name=row.name, sha256=row.sha256, num_bytes=row.size_bytes or 0
     )

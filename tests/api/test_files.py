@@ -89,6 +89,17 @@ def test_an_upload_of_unknown_length_ends_when_it_says_so(client: TestClient) ->
     assert (ended.json()["status"], ended.json()["size"]) == ("ready", 7)
 
 
+def test_an_upload_under_way_is_there_but_not_to_be_read(client: TestClient) -> None:
+    begun = client.post(
+        "/v1/files", params={"name": "a.txt"}, headers={"Upload-Complete": "?0"}, content=b"one "
+    )
+    url = begun.headers["Location"]
+    early = client.get(f"{url}/content")
+    assert (early.status_code, early.json()["code"]) == (409, "invalid_state")
+    send(client, url, 4, b"two", **{"Upload-Complete": "?1"})
+    assert client.get(f"{url}/content").content == b"one two"
+
+
 def test_more_than_was_announced_is_refused(client: TestClient) -> None:
     begun = client.post(
         "/v1/files",
