@@ -86,7 +86,12 @@ def training_loss(
 
 
 def cross_entropy_of(
-    hidden_ND: Tensor, labels_N: Tensor, head: OutputHead, precision: Precision
+    hidden_ND: Tensor,
+    labels_N: Tensor,
+    head: OutputHead,
+    precision: Precision,
+    *,
+    product_tokens: int | None = None,
 ) -> Tensor:
     """Summed over the predictions of the last hidden states, differentiable once."""
 
@@ -97,7 +102,9 @@ def cross_entropy_of(
         one_hot_values = torch.full_like(labels_C1, -1.0, dtype=log_q_CV.dtype)
         return loss, log_q_CV.exp_().scatter_add_(1, labels_C1, one_hot_values)
 
-    return head_loss(hidden_ND, head, chunk_loss, precision=precision)
+    return head_loss(
+        hidden_ND, head, chunk_loss, precision=precision, product_tokens=product_tokens
+    )
 
 
 ChunkLoss = Callable[[Tensor, int], tuple[Tensor, Tensor]]
@@ -111,10 +118,11 @@ def head_loss(
     chunk_loss: ChunkLoss,
     *,
     precision: Precision,
+    product_tokens: int | None = None,
 ) -> Tensor:
     """The sum of `chunk_loss` over the logits of `hidden_ND`, differentiable once."""
     loss = _ChunkedHeadLoss.apply(  # type: ignore[no-untyped-call]  # torch's own
-        hidden_ND, head.weight, head, chunk_loss, precision
+        hidden_ND, head.weight, head, chunk_loss, precision, product_tokens
     )
     return cast(Tensor, loss)
 
@@ -137,10 +145,13 @@ def token_losses(model: PreTrainedModel, ids_BT: Tensor, precision: Precision) -
     return losses_BT
 
 
-def head_pieces(hidden_ND: Tensor, dtype: torch.dtype) -> Iterator[tuple[Tensor, int]]:
+def head_pieces(
+    hidden_ND: Tensor, dtype: torch.dtype, product_tokens: int | None = None
+) -> Iterator[tuple[Tensor, int]]:
     """What the head is multiplied with at once, [P, D], and the first prediction of each."""
-    for index, hidden_PD in enumerate(torch.split(hidden_ND.to(dtype), _PRODUCT_TOKENS)):
-        yield hidden_PD, index * _PRODUCT_TOKENS
+    num_tokens = product_tokens or _PRODUCT_TOKENS
+    for index, hidden_PD in enumerate(torch.split(hidden_ND.to(dtype), num_tokens)):
+        yield hidden_PD, index * num_tokens
 
 
 def fp32_chunks(head: OutputHead, logits_PV: Tensor, start: int) -> Iterator[tuple[Tensor, slice]]:
@@ -229,6 +240,7 @@ class _ChunkedHeadLoss(torch.autograd.Function):
         head: OutputHead,
         chunk_loss: ChunkLoss,
         precision: Precision,
+        product_tokens: int | None,
     ) -> Tensor:
         low_VD = weight_VD.to(product_dtype(precision))
         loss = torch.zeros((), device=hidden_ND.device)
@@ -237,7 +249,7 @@ class _ChunkedHeadLoss(torch.autograd.Function):
             torch.zeros_like(weight_VD, dtype=torch.float32) if ctx.needs_input_grad[1] else None
         )
         grads_PD = []
-        for low_PD, start in head_pieces(hidden_ND, low_VD.dtype):
+        for low_PD, start in head_pieces(hidden_ND, low_VD.dtype, product_tokens):
             logits_PV = low_PD @ low_VD.T
             for logits_CV, chunk in fp32_chunks(head, logits_PV, start):
                 loss_of_chunk, grad_CV = chunk_loss(logits_CV, chunk.start)
@@ -255,9 +267,9 @@ class _ChunkedHeadLoss(torch.autograd.Function):
 
     @staticmethod
     @once_differentiable
-    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, Tensor | None, None, None, None]:
+    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
         grad_hidden_ND, grad_weight_VD = ctx.saved_tensors
         grad_hidden_ND = grad_hidden_ND * grad.to(grad_hidden_ND.dtype)
         if grad_weight_VD is not None:
             grad_weight_VD = grad_weight_VD * grad
-        return (grad_hidden_ND, grad_weight_VD, None, None, None)
+        return (grad_hidden_ND, grad_weight_VD, None, None, None, None)
