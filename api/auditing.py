@@ -1,10 +1,12 @@
-"""Writing down every request that changes something, once it has been answered."""
+"""Writing down every request that changes something: with the change, or once it is answered."""
 
 import logging
 
+import anyio
+import anyio.to_thread
 from fastapi import Request
-from fastapi.concurrency import run_in_threadpool
 from sqlalchemy.exc import SQLAlchemyError
+from sqlalchemy.orm import Session
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from registry import audit
@@ -17,6 +19,8 @@ logger = logging.getLogger(__name__)
 _SAFE = frozenset({"GET", "HEAD", "OPTIONS"})
 _CHANGES_NOTHING = frozenset({"/v1/estimates", "/jobs/new/estimate", "/jobs/new/preview"})
 _MAX_OBJECT = 512
+_AT_ONCE = 4
+"""Entries of a tenant follow one another: those that wait must not take every thread meanwhile."""
 
 
 class Auditing:
@@ -27,6 +31,7 @@ class Auditing:
 
     def __init__(self, app: ASGIApp) -> None:
         self.app = app
+        self.writing = anyio.CapacityLimiter(_AT_ONCE)
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if not _is_audited(scope):
@@ -43,7 +48,9 @@ class Auditing:
         try:
             await self.app(scope, receive, noting)
         finally:
-            await run_in_threadpool(_write, Request(scope), status)
+            request = Request(scope)
+            if not getattr(request.state, "audited", False):
+                await anyio.to_thread.run_sync(_write, request, status, limiter=self.writing)
 
 
 def _is_audited(scope: Scope) -> bool:
@@ -54,19 +61,21 @@ def _is_audited(scope: Scope) -> bool:
     )
 
 
+def write_within(session: Session, request: Request, status: int) -> None:
+    """Write the entry in the transaction of the change, which is then not there without it.
+
+    Last, since it holds up the tenant's other entries until the transaction ends; the route sets
+    `request.state.audited` once it has ended.
+    """
+    who = request.state.principal
+    audit.append(session, who.tenant_id, _action(request, who.key_id, status))
+
+
 def _write(request: Request, status: int) -> None:
     who = getattr(request.state, "principal", None)
     if who is None:
         return
-    route = request.scope.get("route")
-    action = Action(
-        key_id=who.key_id,
-        action=f"{request.method} {getattr(route, 'path', request.url.path)}",
-        object=request.url.path[:_MAX_OBJECT].replace("\0", ""),
-        status_code=status,
-        request_id=request.state.request_id,
-        address=request.client.host if request.client else None,
-    )
+    action = _action(request, who.key_id, status)
     sessions: SessionFactory = request.app.state.sessions
     try:
         with writing_of(sessions, who.tenant_id) as writer:
@@ -74,3 +83,15 @@ def _write(request: Request, status: int) -> None:
     except SQLAlchemyError:
         # The request is answered; what remains is to say in the log that its entry is missing.
         logger.exception("audit entry not written: %s", action)
+
+
+def _action(request: Request, key_id: str, status: int) -> Action:
+    path = request.scope["path"]
+    return Action(
+        key_id=key_id,
+        action=f"{request.method} {getattr(request.scope.get('route'), 'path', path)}",
+        object=path[:_MAX_OBJECT].replace("\0", ""),
+        status_code=status,
+        request_id=request.state.request_id,
+        address=request.client.host if request.client else None,
+    )

@@ -9,6 +9,7 @@ from fastapi.responses import JSONResponse
 from pydantic_core import to_json
 from sqlalchemy.orm import Session
 
+from api import auditing
 from api.answer_once import IdempotencyKey, answer_once
 from api.bodies import Body, json_body
 from api.deps import (
@@ -97,6 +98,8 @@ def create_job(
             create=lambda: _created_queued(session, who.tenant_id, body, foretold, settings),
             secret=("webhook", "secret"),
         )
+        auditing.write_within(session, request, 201)
+    request.state.audited = True
     return _created(answer.body, answer.headers)
 
 

@@ -3,7 +3,7 @@
 import pytest
 from fastapi import FastAPI
 from fastapi.testclient import TestClient
-from sqlalchemy import delete, update
+from sqlalchemy import delete, text, update
 
 from registry.db import SessionFactory, transaction
 from registry.tables import AuditEntry
@@ -80,6 +80,22 @@ def test_every_operation_that_writes_is_audited(app: FastAPI, client: TestClient
             expected += 1
             client.request(method, path.replace("{", "").replace("}", ""))
     assert len(client.get("/v1/audit", params={"limit": 1000}).json()["data"]) == expected
+
+
+def test_a_job_is_not_there_without_its_entry(client: TestClient, factory: SessionFactory) -> None:
+    with transaction(factory) as session:
+        session.execute(text("ALTER TABLE audit_log RENAME TO elsewhere"))
+    refused = client.post("/v1/jobs", json=SMALL_REQUEST)
+    with transaction(factory) as session:
+        session.execute(text("ALTER TABLE elsewhere RENAME TO audit_log"))
+    assert refused.status_code >= 500
+    assert client.get("/v1/jobs").json()["data"] == []
+
+
+def test_a_job_has_one_entry(client: TestClient) -> None:
+    made = [client.post("/v1/jobs", json=SMALL_REQUEST).status_code for _ in range(2)]
+    assert made == [201, 201]
+    assert [entry["status"] for entry in client.get("/v1/audit").json()["data"]] == made
 
 
 def test_bodies_and_secrets_are_not_written_down(client: TestClient) -> None:
