@@ -204,7 +204,7 @@ class _Bench:
         """Batches [B, T] of the calibration text; each `number` is other text."""
         first = number * self.num_samples
         rows = self.windows[first : first + round(share * self.num_samples)]
-        return list(rows.split(_BATCH))
+        return list(torch.split(rows, _BATCH))
 
 
 def _windows(tokenizer: PreTrainedTokenizerBase, path: Path) -> Tensor:
