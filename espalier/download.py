@@ -13,7 +13,8 @@ from espalier.published import CheckpointFile
 OnBytes = Callable[[int], None]
 """Called with the number of bytes that have come in since the last call."""
 
-_MAX_ATTEMPTS = 5
+_MAX_BREAKS = 5
+"""In a row that bring nothing: one that goes on is not given up, however often it breaks."""
 
 
 def download_file(
@@ -23,7 +24,7 @@ def download_file(
 
     Raises:
         ChecksumMismatch: what arrived is not what was promised, also when fetched from the start.
-        ServerUnreachable: the connection broke `_MAX_ATTEMPTS` times.
+        ServerUnreachable: the connection broke `_MAX_BREAKS` times in a row without a byte.
     """
     path = _place(directory, file.path)
     if path.is_file() and path.stat().st_size == file.size and _sha256(path) == file.sha256:
@@ -54,7 +55,8 @@ def _place(directory: Path, name: str) -> Path:
 def _fetch(
     http: httpx.Client, url: str, file: CheckpointFile, part: Path, on_bytes: OnBytes | None
 ) -> None:
-    for attempt in range(1, _MAX_ATTEMPTS + 1):
+    breaks = 0
+    while True:
         start = part.stat().st_size if part.exists() else 0
         if start == file.size and part.exists():
             return
@@ -64,7 +66,9 @@ def _fetch(
         try:
             _fetch_rest(http, url, part, start, on_bytes)
         except httpx.TransportError as error:
-            if attempt == _MAX_ATTEMPTS:
+            brought = part.exists() and part.stat().st_size > start
+            breaks = 0 if brought else breaks + 1
+            if breaks == _MAX_BREAKS:
                 raise ServerUnreachable(f"{file.path}: {error}") from error
         else:
             return

@@ -72,6 +72,15 @@ def test_a_broken_download_goes_on_where_it_stopped(
     assert server.ranges == [None, "bytes=1000-", "bytes=51000-"]
 
 
+def test_a_connection_that_keeps_breaking_but_goes_on_is_not_given_up(
+    server: Server, http: httpx.Client, tmp_path: Path
+) -> None:
+    server.cuts = [20_000, 0, 0] * 12
+    path = download_file(http, "/file", FILE, tmp_path, None)
+    assert path.read_bytes() == CONTENT
+    assert len(server.ranges) > 30
+
+
 def test_a_part_left_by_another_process_is_continued(
     server: Server, http: httpx.Client, tmp_path: Path
 ) -> None:
@@ -110,7 +119,7 @@ def test_a_wrong_file_never_gets_its_name(
 def test_a_server_that_always_breaks_is_given_up(
     server: Server, http: httpx.Client, tmp_path: Path
 ) -> None:
-    server.cuts = [10] * 20
+    server.cuts = [10, *[0] * 20]
     with pytest.raises(ServerUnreachable):
         download_file(http, "/file", FILE, tmp_path, None)
     assert len(server.ranges) < 10
