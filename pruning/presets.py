@@ -5,8 +5,7 @@ from typing import Any
 
 PRESETS: Mapping[str, Mapping[str, Any]] = {
     # Structured optimal brain surgery in one currency (docs/method.md): K-FAC Fisher costs after
-    # repair, the same marginal cost everywhere, least-squares repair at each cut and, where no
-    # training follows, a Newton step.
+    # repair, the same marginal cost everywhere, least-squares repair at each cut and a Newton step.
     "espalier": {
         "axes": ("intermediate", "kv_group"),
         "importance": {"kind": "fisher"},
@@ -139,3 +138,13 @@ PRESETS: Mapping[str, Mapping[str, Any]] = {
         "recovery": {"kind": "full", "distillation": {"teacher": "base", "weight": 1.0}},
     },
 }
+
+BEFORE_TRAINING: Mapping[str, Mapping[str, Any]] = {
+    # The first training steps do what a Newton step would, and sparsity follows what whole blocks
+    # are worth.
+    "espalier": {
+        "allocation": {"kind": "layer_adaptive"},
+        "compensation": "least_squares",
+    },
+}
+"""How a preset differs where training follows its cuts."""

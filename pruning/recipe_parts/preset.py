@@ -3,27 +3,35 @@
 from collections.abc import Mapping
 from typing import Any
 
-from pruning.presets import PRESETS
+from pruning.presets import BEFORE_TRAINING, PRESETS
 from pruning.recipe_parts.method import DEPTH_AXES
 
 
 def lay_over_preset(request: Mapping[str, Any]) -> dict[str, Any]:
     """The preset's fragment of the recipe, and `request` over it."""
     method = request.get("method", "espalier")
-    fragment = PRESETS.get(method, {}) if isinstance(method, str) else {}
+    fragment = _fragment(method, request) if isinstance(method, str) else {}
     return _overlay(_yielding(fragment, request), _long_data(request))
+
+
+def _fragment(method: str, request: Mapping[str, Any]) -> Mapping[str, Any]:
+    fragment = PRESETS.get(method, {})
+    if _asked(fragment, request, "recovery").get("kind") == "none":
+        return fragment
+    return _overlay(fragment, BEFORE_TRAINING.get(method, {}))
 
 
 def _yielding(fragment: Mapping[str, Any], request: Mapping[str, Any]) -> Mapping[str, Any]:
     """A preset's fragment without what the request makes senseless.
 
-    Repair of whole blocks; a Newton step with curvatures that nothing measures, or before training,
-    whose first steps go the same way.
+    Repair of whole blocks; a Newton step with curvatures that nothing measures.
     """
     axes = request.get("axes")
     if isinstance(axes, list | tuple) and set(DEPTH_AXES) & {str(axis) for axis in axes}:
         fragment = {**fragment, "compensation": "none"}
-    elif fragment.get("compensation") == "newton" and not _ends_at_the_cut(fragment, request):
+    elif fragment.get("compensation") == "newton" and (
+        _asked(fragment, request, "importance").get("kind") != "fisher"
+    ):
         fragment = {**fragment, "compensation": "least_squares"}
     data = request.get("data")
     if isinstance(data, Mapping) and data.get("evaluation") not in (None, "auto"):
@@ -32,11 +40,10 @@ def _yielding(fragment: Mapping[str, Any], request: Mapping[str, Any]) -> Mappin
     return fragment
 
 
-def _ends_at_the_cut(fragment: Mapping[str, Any], request: Mapping[str, Any]) -> bool:
-    """Whether the curvatures are measured, and nothing trains afterwards."""
-    asked = _overlay(fragment, {k: v for k, v in request.items() if isinstance(v, Mapping)})
-    importance, recovery = asked.get("importance", {}), asked.get("recovery", {})
-    return (importance.get("kind"), recovery.get("kind")) == ("fisher", "none")
+def _asked(fragment: Mapping[str, Any], request: Mapping[str, Any], part: str) -> Mapping[str, Any]:
+    """A part of the recipe as the preset has it, and what the request says of it."""
+    asked = request.get(part)
+    return _overlay(fragment.get(part, {}), asked if isinstance(asked, Mapping) else {})
 
 
 def _long_data(request: Mapping[str, Any]) -> Mapping[str, Any]:

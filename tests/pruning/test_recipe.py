@@ -109,3 +109,19 @@ def test_a_recipe_goes_by_the_credential_of_its_model_or_its_text() -> None:
         "data.train.0.source.credential",
         GATED["credential"],
     )
+
+
+@pytest.mark.parametrize(
+    ("changes", "allocation"),
+    [
+        ({}, "layer_adaptive"),
+        ({"recovery": {"kind": "lora"}}, "layer_adaptive"),
+        ({"recovery": {"kind": "none"}}, "equal_marginal"),
+        ({"allocation": {"kind": "equal_marginal"}}, "equal_marginal"),
+        ({"method": "efficientllm"}, "equal_marginal"),
+    ],
+)
+def test_the_default_spreads_sparsity_by_blocks_where_training_follows(
+    changes: dict[str, Any], allocation: str
+) -> None:
+    assert recipe(**changes).allocation.kind == allocation
