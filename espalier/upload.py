@@ -13,14 +13,15 @@ OnBytes = Callable[[int], None]
 """Called with the number of bytes that were sent since the last call."""
 
 _PIECE_BYTES = 1 << 20
-_MAX_ATTEMPTS = 5
+_MAX_BREAKS = 5
+"""In a row that bring nothing: one that goes on is not given up, however often it breaks."""
 
 
 def upload_file(http: httpx.Client, path: Path, on_bytes: OnBytes | None = None) -> File:
     """Send a file in as many requests as it takes.
 
     Raises:
-        ServerUnreachable: the connection broke `_MAX_ATTEMPTS` times.
+        ServerUnreachable: the connection broke `_MAX_BREAKS` times in a row without a byte.
         ServerProblem: the server refuses it.
     """
     with path.open("rb") as source:
@@ -33,14 +34,15 @@ def upload_file(http: httpx.Client, path: Path, on_bytes: OnBytes | None = None)
     )
     raise_for_problem(begun)
     file = File.model_validate_json(begun.content)
-    for attempt in range(1, _MAX_ATTEMPTS + 1):
+    breaks = 0
+    while True:
         try:
             return _send_rest(http, file, path, on_bytes)
         except httpx.TransportError as error:
-            if attempt == _MAX_ATTEMPTS:
+            before, file = file, _look(http, file)
+            breaks = 0 if file.offset > before.offset else breaks + 1
+            if breaks == _MAX_BREAKS:
                 raise ServerUnreachable(f"{path}: {error}") from error
-            file = _look(http, file)
-    raise AssertionError("the last attempt returns or raises")
 
 
 def _look(http: httpx.Client, file: File) -> File:

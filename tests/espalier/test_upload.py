@@ -17,10 +17,11 @@ CONTENT = b"0123456789" * 100_000
 
 
 class Stub(BaseHTTPRequestHandler):
-    """A server that cuts the connection after 300,000 bytes of each part, `breaks` times."""
+    """A server that cuts the connection after `piece` bytes of each part, `breaks` times."""
 
     received: ClassVar[bytearray] = bytearray()
     breaks: ClassVar[list[int]] = []
+    piece: ClassVar[int] = 300_000
 
     def do_POST(self) -> None:
         self._answer(201)
@@ -32,7 +33,7 @@ class Stub(BaseHTTPRequestHandler):
         assert int(self.headers["Upload-Offset"]) == len(self.received)
         content = self._body()
         if self.breaks and self.breaks.pop():
-            self.received.extend(content[:300_000])
+            self.received.extend(content[: self.piece])
             self.close_connection = True
             return
         self.received.extend(content)
@@ -67,7 +68,7 @@ class Stub(BaseHTTPRequestHandler):
 
 @pytest.fixture
 def http() -> Iterator[httpx.Client]:
-    Stub.received, Stub.breaks = bytearray(), []
+    Stub.received, Stub.breaks, Stub.piece = bytearray(), [], 300_000
     server = ThreadingHTTPServer(("127.0.0.1", 0), Stub)
     thread = Thread(target=server.serve_forever, daemon=True)
     thread.start()
@@ -89,6 +90,14 @@ def test_the_whole_file_arrives_however_often_the_connection_breaks(
     http: httpx.Client, path: Path, breaks: int
 ) -> None:
     Stub.breaks = [1] * breaks
+    assert upload_file(http, path).status == "ready"
+    assert bytes(Stub.received) == CONTENT
+
+
+def test_a_connection_that_keeps_breaking_but_goes_on_is_not_given_up(
+    http: httpx.Client, path: Path
+) -> None:
+    Stub.breaks, Stub.piece = [1] * 15, 50_000
     assert upload_file(http, path).status == "ready"
     assert bytes(Stub.received) == CONTENT
 
