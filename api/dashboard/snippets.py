@@ -41,7 +41,7 @@ def as_curl(base_url: str, spec: Mapping[str, Any]) -> str:
 def as_python(base_url: str, spec: Mapping[str, Any]) -> str:
     """A request by the client that users install."""
     return (
-        "from espalier.client import Client\n\n"
+        "from espalier import Client\n\n"
         f"request = {_literal(spec)}\n\n"
         f"with Client({_literal(base_url.rstrip('/'))}) as client:  # reads ESPALIER_API_KEY\n"
         "    job = client.submit(request)\n"
@@ -76,7 +76,7 @@ def as_cli(base_url: str, spec: Mapping[str, Any]) -> str:
         body = shlex.quote(json.dumps(spec, indent=2, ensure_ascii=False))
         return (
             f"{address}cat > request.json <<< {body}\n"
-            "python -c 'import json; from espalier.client import Client; "
+            "python -c 'import json; from espalier import Client; "
             'print(Client().submit(json.load(open("request.json"))).id)\''
         )
     if not rest:

@@ -88,7 +88,7 @@ def test_a_log_is_searched_and_followed(
 
 def test_the_request_can_be_copied_in_three_forms(browser: TestClient, world: World) -> None:
     page = browser.get(f"/jobs/{world.finished}/recipe").text
-    for text in ("curl http://", "from espalier.client import Client", "export ESPALIER_URL="):
+    for text in ("curl http://", "from espalier import Client", "export ESPALIER_URL="):
         assert text in html.unescape(page)
 
 

@@ -90,7 +90,7 @@ def test_the_forecast_needs_no_data_and_no_script(browser: TestClient, models: P
 
 def test_what_is_written_can_be_sent_from_elsewhere(browser: TestClient, models: Path) -> None:
     page = html.unescape(send(browser, "/jobs/new/estimate", **whole(models)).text)
-    for text in ("curl http://", "from espalier.client import Client", "espalier submit"):
+    for text in ("curl http://", "from espalier import Client", "espalier submit"):
         assert text in page
     assert f'"model": "{models}/small"' in page
     half = send(browser, "/jobs/new/estimate", **whole(models, data="")).text

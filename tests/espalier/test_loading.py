@@ -214,6 +214,15 @@ def test_importing_the_loader_imports_neither_torch_nor_transformers() -> None:
     assert done.stdout.strip() == "set()", done.stderr
 
 
+def test_the_package_offers_the_clients_and_imports_them_only_then() -> None:
+    done = run_python(
+        "import sys, espalier; before = 'httpx' in sys.modules;"
+        "from espalier import AsyncClient, Client; print(before, Client, AsyncClient)"
+    )
+    classes = "<class 'espalier.client.Client'> <class 'espalier.client.AsyncClient'>"
+    assert done.stdout.strip() == f"False {classes}", done.stderr
+
+
 def test_a_fresh_process_opens_a_pruned_model_only_after_the_import(tmp_path: Path) -> None:
     model = make_tiny_model("llama")
     prune_unevenly(model)
