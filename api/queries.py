@@ -1,8 +1,8 @@
 """Query parameters: what is not offered is refused, or a misspelt filter would list everything."""
 
 import re
-from collections.abc import Iterator
-from typing import Annotated, Literal
+from collections.abc import Iterator, Sequence
+from typing import Annotated, Any, Literal, get_args, get_origin
 
 from fastapi import Depends, Query, Request
 from fastapi.dependencies.models import Dependant
@@ -21,7 +21,7 @@ async def only_known_query(request: Request) -> None:
 
 
 def refuse_unknown_query(request: Request) -> None:
-    """Refuse unknown query parameters, and text no database can hold.
+    """Refuse unknown query parameters, one said twice, and text no database can hold.
 
     Raises:
         Problem: 422 naming the parameter, or 404 for a path no row can have.
@@ -31,7 +31,7 @@ def refuse_unknown_query(request: Request) -> None:
     if not request.query_params:
         return
     dependant = request.scope["route"].dependant
-    known = set(_query_names(dependant))
+    known = dict(_query_parameters(dependant))
     labels = any(part.call is metadata_filter for part in dependant.dependencies)
     errors = [
         {"param": name, "code": "extra_forbidden", "message": "there is no such parameter"}
@@ -42,20 +42,32 @@ def refuse_unknown_query(request: Request) -> None:
         names = ", ".join(sorted(known)) or "none"
         detail = f"{errors[0]['param']}: there is no such parameter; there are: {names}"
         raise Problem("validation_error", detail, param=errors[0]["param"], errors=errors)
+    seen: set[str] = set()
     for name, value in request.query_params.multi_items():
         if "\0" in name or "\0" in value:
             raise Problem("validation_error", f"{name}: may not contain U+0000", param=name)
+        if name in seen and not known.get(name):
+            raise Problem("validation_error", f"{name}: may be given only once", param=name)
+        seen.add(name)
 
 
-def _query_names(dependant: Dependant) -> Iterator[str]:
+def _query_parameters(dependant: Dependant) -> Iterator[tuple[str, bool]]:
+    """Their names, and whether each may be repeated."""
     for field in dependant.query_params:
         annotation = field.field_info.annotation
         if isinstance(annotation, type) and issubclass(annotation, BaseModel):
-            yield from annotation.model_fields
+            for name, one in annotation.model_fields.items():
+                yield name, _is_list(one.annotation)
         else:
-            yield field.alias
+            yield field.alias, _is_list(annotation)
     for part in dependant.dependencies:
-        yield from _query_names(part)
+        yield from _query_parameters(part)
+
+
+def _is_list(annotation: Any) -> bool:
+    origin = get_origin(annotation)
+    found = isinstance(origin, type) and issubclass(origin, Sequence)
+    return found or any(map(_is_list, get_args(annotation)))
 
 
 _NO_NUL = r"^[^\x00]*$"

@@ -73,6 +73,25 @@ def test_text_with_a_nul_character_is_refused(client: TestClient) -> None:
     check_problem(client.post("/v1/jobs", json=body), 422, "validation_error")
 
 
+@pytest.mark.parametrize(
+    ("path", "param"),
+    [
+        ("/v1/jobs?limit=1&limit=2", "limit"),
+        ("/v1/jobs?metadata[team]=a&metadata[team]=b", "metadata[team]"),
+    ],
+)
+def test_a_parameter_said_twice_is_refused_rather_than_one_taken(
+    client: TestClient, path: str, param: str
+) -> None:
+    answer = client.get(path)
+    assert (answer.status_code, answer.json()["param"]) == (422, param)
+    assert "only once" in answer.json()["detail"]
+
+
+def test_a_list_may_be_said_item_by_item(client: TestClient) -> None:
+    assert client.get("/v1/jobs?status=queued&status=running").status_code == 200
+
+
 def test_an_unknown_query_parameter_is_refused_by_name(client: TestClient) -> None:
     problem = check_problem(client.get("/v1/jobs?stauts=failed"), 422, "validation_error")
     assert problem.param == "stauts"
