@@ -5,17 +5,27 @@ from dataclasses import dataclass
 from typing import Annotated, Any
 
 from fastapi import Header
+from pydantic import BaseModel, Field
 from sqlalchemy.orm import Session
 
 from registry import idempotency
 
-IdempotencyKey = Annotated[
-    str | None,
-    Header(
-        pattern=r"^[\x21-\x7e]{1,255}$",
-        description="Sending the same request again under the same key gets the same answer.",
-    ),
-]
+_KEY = r"^[\x21-\x7e]{1,255}$"
+_DESCRIPTION = "Sending the same request again under the same key gets the same answer."
+
+IdempotencyKey = Annotated[str | None, Header(pattern=_KEY, description=_DESCRIPTION)]
+
+
+class CreatedOnce(BaseModel):
+    """The same for a route that reads its headers by itself (`api.parameters`)."""
+
+    idempotency_key: str | None = Field(
+        None,
+        alias="idempotency-key",
+        title="Idempotency-Key",
+        pattern=_KEY,
+        description=_DESCRIPTION,
+    )
 
 
 @dataclass(frozen=True)

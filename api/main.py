@@ -92,7 +92,8 @@ def create_app(
     )
     _open(app, settings or Settings(), limits)
     for routes in ROUTES:
-        app.include_router(routes.router)
+        # Not included: a router in a router looks for the route twice, in front of every request.
+        app.router.routes.extend(routes.router.routes)
     app.include_router(health.router, dependencies=[Depends(only_known_query)])
     install_dashboard(app)
     app.add_middleware(

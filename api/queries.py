@@ -9,6 +9,7 @@ from fastapi.dependencies.models import Dependant
 from pydantic import BaseModel, ConfigDict, Field
 
 from api.errors import Problem
+from api.parameters import read_by_route
 from api.schemas.base import UtcTime
 from registry.status import JobStatus
 
@@ -30,9 +31,9 @@ def refuse_unknown_query(request: Request) -> None:
         raise Problem("not_found", "There is nothing here.")
     if not request.query_params:
         return
-    dependant = request.scope["route"].dependant
-    known = dict(_query_parameters(dependant))
-    labels = any(part.call is metadata_filter for part in dependant.dependencies)
+    route = request.scope["route"]
+    known = {**read_by_route(route.openapi_extra), **dict(_query_parameters(route.dependant))}
+    labels = any(part.call is metadata_filter for part in route.dependant.dependencies)
     errors = [
         {"param": name, "code": "extra_forbidden", "message": "there is no such parameter"}
         for name in request.query_params
@@ -93,6 +94,30 @@ class JobQuery(BaseModel):
 
 
 JobQueryDep = Annotated[JobQuery, Query()]
+
+
+class JobWait(BaseModel):
+    """How long to wait for a change of a job."""
+
+    wait: float = Field(
+        0, ge=0, le=60, description="Seconds to wait for a version above `if_version`."
+    )
+    if_version: int | None = Field(None, ge=0, description="The version you have.")
+
+
+class JobCreation(BaseModel):
+    """How a job is created."""
+
+    dry_run: bool = Field(False, description="Validate and resolve, but store nothing.")
+
+
+class Conditions(BaseModel):
+    """What an answer depends on."""
+
+    if_none_match: str | None = Field(
+        None, alias="if-none-match", title="If-None-Match", description="An ETag you have."
+    )
+
 
 _LABEL = re.compile(r"metadata\[([^\[\]]{1,64})\]")
 METADATA_PARAMETER = {

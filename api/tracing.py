@@ -13,7 +13,7 @@ class Traced:
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Answer one request inside its span."""
-        if scope["type"] != "http":
+        if scope["type"] != "http" or tracing.provider() is None:
             await self._app(scope, receive, send)
             return
         with tracing.span(f"HTTP {scope['method']}") as found:

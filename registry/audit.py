@@ -2,14 +2,17 @@
 
 import hashlib
 import json
+from collections.abc import Mapping
 from dataclasses import dataclass
+from datetime import datetime
+from typing import Any
 
 from sqlalchemy import bindparam, select
 from sqlalchemy.orm import Session
 
 from registry.db import database_now, insert_rows
 from registry.ids import new_id
-from registry.prepared import Prepared, Reader
+from registry.prepared import Prepared, Reader, connection_of
 from registry.tables import AuditEntry, Tenant
 
 GENESIS = "0" * 64
@@ -40,35 +43,32 @@ _LAST = Prepared(
 )
 
 
-def append(writer: Reader, tenant_id: str, action: Action) -> AuditEntry:
+def append(writer: Reader, tenant_id: str, action: Action) -> None:
     """Add the next entry; the tenant's row is locked, so that a chain has no fork."""
-    _LOCK.rows(writer, tenant_id=tenant_id)
-    last = next(iter(_LAST.rows(writer, tenant_id=tenant_id)), None)
-    row = AuditEntry(
-        tenant_id=tenant_id,
-        seq=last.seq + 1 if last else 1,
-        id=new_id("aud"),
-        key_id=action.key_id,
-        action=action.action,
-        object=action.object,
-        status_code=action.status_code,
-        request_id=action.request_id,
-        address=action.address,
-        created_at=database_now(writer),
-        previous_hash=last.hash if last else GENESIS,
-    )
-    row.hash = digest(row)
-    insert_rows(writer, [row])
-    return row
+    connection = connection_of(writer)
+    _LOCK.rows(connection, tenant_id=tenant_id)
+    last = next(iter(_LAST.rows(connection, tenant_id=tenant_id)), None)
+    entry = {
+        **vars(action),
+        "tenant_id": tenant_id,
+        "seq": last.seq + 1 if last else 1,
+        "id": new_id("aud"),
+        "created_at": database_now(connection),
+        "previous_hash": last.hash if last else GENESIS,
+    }
+    insert_rows(connection, AuditEntry, [{**entry, "hash": digest(entry)}])
 
 
-def digest(row: AuditEntry) -> str:
+_HASHED = (
+    *("tenant_id", "seq", "id", "key_id", "action", "object", "status_code"),
+    *("request_id", "address", "created_at", "previous_hash"),
+)
+
+
+def digest(entry: Mapping[str, Any]) -> str:
     """The hash of an entry, over everything in it and the hash before it."""
-    said = [
-        *(row.tenant_id, row.seq, row.id, row.key_id, row.action, row.object, row.status_code),
-        *(row.request_id, row.address, row.created_at.isoformat(), row.previous_hash),
-    ]
-    return hashlib.sha256(json.dumps(said).encode()).hexdigest()
+    said = [entry[name] for name in _HASHED]
+    return hashlib.sha256(json.dumps(said, default=datetime.isoformat).encode()).hexdigest()
 
 
 def list_page(
@@ -100,8 +100,8 @@ def verify(session: Session, tenant_id: str) -> Verdict:
     while rows := _after(session, tenant_id, seq):
         for row in rows:
             seq += 1
-            right = row.seq == seq and row.previous_hash == previous and row.hash == digest(row)
-            if not right:
+            follows = row.seq == seq and row.previous_hash == previous
+            if not follows or row.hash != digest(vars(row)):
                 return Verdict(entries=seq - 1, broken_at=seq, head=previous)
             previous = row.hash
         session.expunge_all()

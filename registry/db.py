@@ -4,8 +4,9 @@ Registry functions take a session and never commit; the edge (a request, a worke
 opens one `transaction` and everything in it happens or nothing does.
 """
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from dataclasses import dataclass
 from datetime import UTC, datetime
 from functools import cache, partial
 from pathlib import Path
@@ -152,49 +153,60 @@ def is_full(error: DBAPIError) -> bool:
     return sqlite_name == "SQLITE_FULL" or getattr(error.orig, "sqlstate", None) == "53100"
 
 
-def insert_rows(reader: Reader, rows: Sequence[DeclarativeBase]) -> None:
+def insert_rows(
+    reader: Reader, model: type[DeclarativeBase], rows: Sequence[Mapping[str, Any]]
+) -> None:
     """Insert new rows of one table at once, past the session, which neither keeps nor orders them.
 
-    What a row does not say becomes its column's default, in the row too.
+    A row is the values of its attributes; what it does not say becomes the column's default.
     """
-    values = [_values_of(row) for row in rows]
-    _insert_into(type(rows[0])).insert(reader, values)
+    _insert_into(model).insert(reader, [_complete(model, row) for row in rows])
+
+
+def insert_new(reader: Reader, row: DeclarativeBase) -> None:
+    """The same for an object, which is then complete; a session may `hold` it."""
+    values = _complete(type(row), row.__dict__)
+    # As one that was loaded: it is written past the session, which tracks no change.
+    row.__dict__.update((one.attribute, values[one.column]) for one in _columns(type(row)))
+    _insert_into(type(row)).insert(reader, [values])
 
 
 def hold(session: Session, row: DeclarativeBase) -> None:
-    """Let the session keep a row that `insert_rows` has written, as if it had written it itself."""
+    """Let the session keep a row that `insert_new` has written, as if it had written it itself."""
     make_transient_to_detached(row)
     session.add(row)
 
 
-def _values_of(row: DeclarativeBase) -> dict[str, Any]:
+def _complete(model: type[DeclarativeBase], said: Mapping[str, Any]) -> dict[str, Any]:
     """The values of a new row by the names of its columns."""
-    said = row.__dict__
-    for attribute, default in _defaults(type(row)).items():
-        if attribute not in said:
-            # As one that was loaded: the row is written past the session, which tracks no change.
-            said[attribute] = default() if callable(default) else default
-    return {name: said[attribute] for name, attribute in _attributes(type(row)).items()}
+    return {
+        one.column: said[one.attribute] if one.attribute in said else one.default()
+        for one in _columns(model)
+    }
+
+
+@dataclass(frozen=True)
+class _Column:
+    column: str
+    attribute: str
+    default: Callable[[], Any]
 
 
 @cache
-def _attributes(model: type[DeclarativeBase]) -> dict[str, str]:
-    """The attribute of every column."""
-    return {one.columns[0].key: one.key for one in inspect(model).column_attrs}
+def _columns(model: type[DeclarativeBase]) -> Sequence[_Column]:
+    """Every column with its attribute, and what it is in a row that does not say it."""
+    return tuple(
+        _Column(one.columns[0].key, one.key, _default(one.columns[0]))
+        for one in inspect(model).column_attrs
+    )
 
 
-@cache
-def _defaults(model: type[DeclarativeBase]) -> dict[str, Any]:
-    """What each attribute is in a row that does not say it: a value, or what makes one."""
-    return {one.key: _default(one.columns[0]) for one in inspect(model).column_attrs}
-
-
-def _default(column: ColumnElement[Any]) -> Any:
+def _default(column: ColumnElement[Any]) -> Callable[[], Any]:
     given = getattr(column, "default", None)
     if given is None:
-        return None
+        return lambda: None
     # SQLAlchemy wraps a function so that it takes the context of a statement.
-    return partial(given.arg, None) if given.is_callable else given.arg
+    return partial(given.arg, None) if given.is_callable else lambda: given.arg
 
 
 @cache

@@ -27,21 +27,20 @@ def insert_first(session: Session, job: Job, first: Sequence[tuple[str, dict[str
     Its `last_event_seq` is their number already.
     """
     rows = [
-        JobEvent(
-            id=new_id("evt"),
-            job_id=job.id,
-            seq=seq,
-            type=event_type,
-            level="info",
-            data=data,
-            fence=job.fence,
-            created_at=job.created_at,
-        )
+        {
+            "id": new_id("evt"),
+            "job_id": job.id,
+            "seq": seq,
+            "type": event_type,
+            "level": "info",
+            "data": data,
+            "fence": job.fence,
+            "created_at": job.created_at,
+        }
         for seq, (event_type, data) in enumerate(first, 1)
     ]
-    insert_rows(session, rows)
-    for row in rows:
-        webhooks.announce(session, job, row)
+    insert_rows(session, JobEvent, rows)
+    webhooks.announce(session, job, rows)
 
 
 def append(
@@ -71,7 +70,7 @@ def append(
         created_at=database_now(session),
     )
     session.add(row)
-    webhooks.announce(session, job, row)
+    webhooks.announce(session, job, [vars(row)])
     return row
 
 

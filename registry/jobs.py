@@ -10,9 +10,10 @@ from sqlalchemy.orm import Session
 from pruning.recipe import Recipe
 from pruning.recipe_parts.model import HubModel
 from registry import events, files, outbox, scheduling, webhooks
-from registry.db import database_now, hold, insert_rows
+from registry.db import database_now, hold, insert_new
 from registry.errors import InvalidTransition, NotFound
 from registry.ids import new_id
+from registry.prepared import connection_of
 from registry.status import (
     ACTIONS,
     LEASED,
@@ -50,7 +51,8 @@ def create(
     Raises:
         FileNotUsable: the recipe names a file that is not there, or not whole.
     """
-    now = database_now(session)
+    writer = connection_of(session)
+    now = database_now(writer)
     model = recipe.model
     job = Job(
         id=new_id("job"),
@@ -77,8 +79,8 @@ def create(
     )
     first = [("job.created", {"name": name}), ("job.queued", _status_data(job))]
     job.last_event_seq = len(first)
-    insert_rows(session, [job])
-    outbox.hint(session, job, now=now)
+    insert_new(writer, job)
+    outbox.hint(writer, job, now=now)
     hold(session, job)
     if webhook is not None:
         webhooks.create_for_job(session, job, webhook)

@@ -9,6 +9,7 @@ from sqlalchemy.orm import Session
 
 from registry.db import database_now, insert_rows
 from registry.ids import new_id
+from registry.prepared import Reader
 from registry.tables import Job, OutboxMessage
 
 RUN_JOB = "espalier.run_job"
@@ -21,25 +22,25 @@ Publish = Callable[[OutboxMessage], None]
 
 
 def hint(
-    session: Session,
+    writer: Reader,
     job: Job,
     *,
     available_at: datetime | None = None,
     now: datetime | None = None,
-) -> OutboxMessage:
+) -> None:
     """Queue the message that tells a worker that `job` may be runnable."""
-    now = now or database_now(session)
-    row = OutboxMessage(
-        id=new_id("msg"),
-        topic=RUN_JOB,
-        key=job.id,
-        payload={"queue": job.queue},
-        available_at=max(available_at or now, now),
-        created_at=now,
-    )
-    insert_rows(session, [row])
-    job.hinted_at = row.available_at
-    return row
+    now = now or database_now(writer)
+    available_at = max(available_at or now, now)
+    message = {
+        "id": new_id("msg"),
+        "topic": RUN_JOB,
+        "key": job.id,
+        "payload": {"queue": job.queue},
+        "available_at": available_at,
+        "created_at": now,
+    }
+    insert_rows(writer, OutboxMessage, [message])
+    job.hinted_at = available_at
 
 
 def relay(session: Session, publish: Publish, *, limit: int = BATCH) -> int:

@@ -12,6 +12,7 @@ import secrets
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime, timedelta
+from itertools import product
 from typing import Any
 
 from sqlalchemy import bindparam, or_, select
@@ -21,7 +22,7 @@ from registry.db import database_now
 from registry.errors import NotFound
 from registry.ids import new_id
 from registry.prepared import Prepared
-from registry.tables import Job, JobEvent, Webhook, WebhookDelivery
+from registry.tables import Job, Webhook, WebhookDelivery
 
 EVENTS = (
     *("job.created", "job.started", "job.retrying", "job.paused", "job.resumed"),
@@ -149,14 +150,17 @@ _LISTENING = Prepared(
 )
 
 
-def announce(session: Session, job: Job, event: JobEvent) -> None:
-    """Queue an event of a job for every webhook that asks for it."""
-    if event.type not in EVENTS:
+def announce(session: Session, job: Job, events: Sequence[Mapping[str, Any]]) -> None:
+    """Queue events of a job, as rows of its log, for every webhook that asks for them."""
+    told = [event for event in events if event["type"] in EVENTS]
+    if not told:
         return
-    for webhook_id, events in _LISTENING.rows(session, tenant_id=job.tenant_id, job_id=job.id):
-        if event.type in events:
-            data = {"job": job.id, "seq": event.seq, "level": event.level, **event.data}
-            add_delivery(session, webhook_id, event.type, data, event_id=event.id)
+    listening = _LISTENING.rows(session, tenant_id=job.tenant_id, job_id=job.id)
+    for event, (webhook_id, wanted) in product(told, listening):
+        if event["type"] in wanted:
+            said = {"job": job.id, "seq": event["seq"], "level": event["level"]}
+            data = {**said, **event["data"]}
+            add_delivery(session, webhook_id, event["type"], data, event_id=event["id"])
 
 
 def add_delivery(

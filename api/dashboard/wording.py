@@ -84,6 +84,7 @@ _WORDS: Mapping[str, Callable[[Data], str]] = {
     "job.started": lambda data: f"attempt {data['attempt']}" if data.get("attempt") else "",
     "phase.changed": _phase,
     "text.read": _text_read,
+    "text.measured": lambda data: f"{count(data.get('num_tokens'))} tokens",
     "prune.step": _pruned,
     "mixture.changed": _mixed,
     "eval.completed": _evaluated,

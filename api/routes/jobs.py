@@ -3,14 +3,14 @@
 import time
 from typing import Annotated, Any
 
-from fastapi import APIRouter, Depends, Header, Query, Request, Response
+from fastapi import APIRouter, Depends, Request, Response
 from fastapi.concurrency import run_in_threadpool
 from fastapi.responses import JSONResponse
 from pydantic_core import to_json
 from sqlalchemy.orm import Session
 
 from api import auditing
-from api.answer_once import IdempotencyKey, answer_once
+from api.answer_once import CreatedOnce, answer_once
 from api.bodies import Body, json_body
 from api.deps import (
     JobsReader,
@@ -27,8 +27,16 @@ from api.forecasts import estimate_with_history
 from api.job_representations import read_job, read_jobs, read_new_job
 from api.openapi import body_of, problems
 from api.own_text import with_own_text
+from api.parameters import described, read_headers, read_query
 from api.paths import refuse_forbidden_paths
-from api.queries import METADATA_PARAMETER, JobQueryDep, MetadataFilter
+from api.queries import (
+    METADATA_PARAMETER,
+    Conditions,
+    JobCreation,
+    JobQueryDep,
+    JobWait,
+    MetadataFilter,
+)
 from api.representations import read_webhook
 from api.schemas.jobs import (
     JobCreate,
@@ -60,7 +68,10 @@ CreateBody = Annotated[Body[JobCreate], Depends(json_body(JobCreate))]
     status_code=201,
     response_model=JobCreatedRead,
     summary="Create a job",
-    openapi_extra=body_of("JobCreate"),
+    openapi_extra={
+        **described(query=JobCreation, headers=CreatedOnce),
+        **body_of("JobCreate"),
+    },
     responses={
         200: {"model": JobDryRun, "description": "Valid; nothing was stored (`dry_run`)."},
         **problems(400, 401, 403, 409, 413, 415, 422, 429),
@@ -70,10 +81,10 @@ def create_job(
     request: Request,
     who: JobsWriter,
     body: CreateBody,
-    idempotency_key: IdempotencyKey = None,
-    dry_run: Annotated[bool, Query(description="Validate and resolve, but store nothing.")] = False,
 ) -> Response:
     """Queue a pruning job. Three fields are enough: `model`, `target`, `data`."""
+    dry_run = read_query(request, JobCreation).dry_run
+    idempotency_key = read_headers(request, CreatedOnce).idempotency_key
     state = request.app.state
     settings: Settings = state.settings
     # Before the transaction: whoever writes to SQLite must not wait for a hub meanwhile.
@@ -209,21 +220,16 @@ def list_jobs(
     "/{job_id}",
     response_model=JobRead,
     summary="Read a job",
+    openapi_extra=described(path=["job_id"], query=JobWait, headers=Conditions),
     responses={304: {"description": "Unchanged."}, **problems(401, 403, 404, 422)},
 )
-async def get_job(
-    request: Request,
-    job_id: str,
-    who: JobsReader,
-    wait: Annotated[
-        float, Query(ge=0, le=60, description="Seconds to wait for a version above `if_version`.")
-    ] = 0,
-    if_version: Annotated[int | None, Query(ge=0, description="The version you have.")] = None,
-    if_none_match: Annotated[str | None, Header(description="An ETag you have.")] = None,
-) -> Response:
+async def get_job(request: Request, who: JobsReader) -> Response:
     """A job as it is now; with `wait` and `if_version`, as soon as it has changed."""
-    if wait and if_version is not None:
-        await _changed(request, who.tenant_id, job_id, if_version, wait)
+    job_id: str = request.path_params["job_id"]
+    asked = read_query(request, JobWait)
+    if asked.wait and asked.if_version is not None:
+        await _changed(request, who.tenant_id, job_id, asked.if_version, asked.wait)
+    if_none_match = read_headers(request, Conditions).if_none_match
     return await run_in_threadpool(_answer, request, who.tenant_id, job_id, if_none_match)
 
 

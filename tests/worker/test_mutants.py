@@ -260,7 +260,7 @@ def no_compare_and_swap(patch: pytest.MonkeyPatch) -> None:
 
 
 def no_outbox_row(patch: pytest.MonkeyPatch) -> None:
-    remove_guard(patch, jobs, "create", "outbox.hint(session, job, now=now)", "pass")
+    remove_guard(patch, jobs, "create", "outbox.hint(writer, job, now=now)", "pass")
 
 
 def no_sweeper(patch: pytest.MonkeyPatch) -> None:
