@@ -80,6 +80,14 @@ class TextRead(_Event):
     num_tokens: int
 
 
+class TextMeasured(_Event):
+    """Said from time to time while the model is measured for a cut."""
+
+    type: Literal["text_measured"] = "text_measured"
+    increment: int
+    num_tokens: int = Field(description="Calibration text that the pass has gone over so far.")
+
+
 class StepFinished(_Event):
     """One optimizer step."""
 
@@ -183,6 +191,7 @@ Event = Annotated[
     RunStarted
     | PhaseChanged
     | TextRead
+    | TextMeasured
     | StepFinished
     | MixtureChanged
     | PruneFinished

@@ -18,6 +18,7 @@ from pruning.events import (
     RunStopped,
     RunWarning,
     StepFinished,
+    TextMeasured,
     TextRead,
 )
 
@@ -59,6 +60,9 @@ class TerminalProgress:
                 )
             case TextRead():
                 figures = f"{event.num_documents:,} documents, {event.num_tokens:,} tokens"
+                self._progress.update(self._task, figures=figures)
+            case TextMeasured():
+                figures = f"{event.num_tokens:,} tokens measured"
                 self._progress.update(self._task, figures=figures)
             case StepFinished():
                 figures = f"loss {event.loss:.3f}  {event.tokens_per_second:,.0f} tokens/s"

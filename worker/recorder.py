@@ -23,6 +23,7 @@ from pruning.events import (
     RunStopped,
     RunWarning,
     StepFinished,
+    TextMeasured,
     TextRead,
 )
 from registry import progress, tracing
@@ -32,7 +33,11 @@ from worker.workplace import Workplace
 
 FLUSH_SECONDS = 1.0
 _MAX_BATCH = 1000
-_NAMES = {MixtureChanged: "mixture.changed", TextRead: "text.read"}
+_NAMES = {
+    MixtureChanged: "mixture.changed",
+    TextRead: "text.read",
+    TextMeasured: "text.measured",
+}
 """Of events that are stored as they come."""
 
 
@@ -101,7 +106,7 @@ class Recorder:
                 self._record_phase(event)
             case RunWarning():
                 self._append("warning", _data(event), level="warning")
-            case MixtureChanged() | TextRead():
+            case MixtureChanged() | TextRead() | TextMeasured():
                 self._append(_NAMES[type(event)], _data(event))
             case RunStarted() | PruneFinished() | EvaluationFinished():
                 self._record_finding(event)

@@ -3,7 +3,7 @@
 Shapes: B sequences, T tokens, N = B * T, I inputs, O outputs of a projection.
 """
 
-from collections.abc import Iterable, Iterator, Mapping, MutableMapping, Sequence
+from collections.abc import Iterable, Iterator, MutableMapping, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
 from itertools import pairwise
@@ -35,7 +35,7 @@ class Moments:
     """
 
     inputs: MutableMapping[BlockKey, Tensor]
-    gradients: Mapping[BlockKey, Tensor]
+    gradients: MutableMapping[BlockKey, Tensor]
 
 
 def measure_moments(
@@ -61,6 +61,16 @@ def measure_moments(
         inputs=_Means({key: s.inputs for key, s in sums.items()}),
         gradients=_Means({key: s.gradients for key, s in sums.items()} if gradients else {}),
     )
+
+
+@contextmanager
+def gathering_inputs(model: PreTrainedModel) -> Iterator[Moments]:
+    """H of every block over the passes that run inside, whatever else those measure; no G."""
+    sums = {key: _Sums.of(tensor) for key, tensor in output_projections(model).items()}
+    with ExitStack() as stack:
+        for handle in (s.watch_inputs() for s in sums.values()):
+            stack.callback(handle.remove)
+        yield Moments(inputs=_Means({key: s.inputs for key, s in sums.items()}), gradients={})
 
 
 def _pass(
@@ -174,10 +184,16 @@ class _Sums:
     def watch(self) -> RemovableHandle:
         return self.module.register_forward_hook(self._after_forward)
 
-    def _after_forward(
-        self, _module: nn.Module, args: tuple[Tensor, ...], output_BTO: Tensor
-    ) -> None:
+    def watch_inputs(self) -> RemovableHandle:
+        return self.module.register_forward_pre_hook(self._add_inputs)
+
+    def _add_inputs(self, _module: nn.Module, args: tuple[Tensor, ...]) -> None:
         self.inputs.add(args[0].detach().flatten(0, -2))
+
+    def _after_forward(
+        self, module: nn.Module, args: tuple[Tensor, ...], output_BTO: Tensor
+    ) -> None:
+        self._add_inputs(module, args)
         if output_BTO.requires_grad:
             output_BTO.register_hook(  # type: ignore[no-untyped-call]  # torch's own
                 lambda grad_BTO: self.gradients.add(grad_BTO.detach().flatten(0, -2))

@@ -9,7 +9,7 @@ from pruning.allocation.widths import allowed_widths
 from pruning.data.calibration import calibration_batches
 from pruning.importance.fisher import fisher_scores
 from pruning.importance.measure import measure_importance
-from pruning.importance.moments import Moments, measure_moments
+from pruning.importance.moments import Moments, gathering_inputs, measure_moments
 from pruning.methods.run import Run
 from pruning.methods.slicing import stream_scores
 from pruning.models.loss import autocast
@@ -27,7 +27,7 @@ class Findings:
 
     scores: Scores
     inputs: MutableMapping[BlockKey, Tensor] = field(default_factory=dict)
-    gradients: Mapping[BlockKey, Tensor] = field(default_factory=dict)
+    gradients: MutableMapping[BlockKey, Tensor] = field(default_factory=dict)
     factors: Mapping[BlockKey, Tensor] = field(default_factory=dict)
     text: Sequence[Tensor] = ()
     """What rotations block by block are measured on, token ids [B, T]."""
@@ -39,13 +39,18 @@ def calibrate(run: Run, draw: int) -> Findings:
     batches = _batches(run, draw)
     if importance.kind == "pca_energy":
         return Findings(scores=stream_scores(run, batches), text=batches)
-    fisher, repairs = importance.kind == "fisher", run.recipe.compensation in WITH_MOMENTS
-    moments = _moments(run, batches, gradients=fisher) if fisher or repairs else None
-    return Findings(
-        scores=_fisher_scores(run, moments) if fisher and moments else _scores(run, batches),
-        inputs=moments.inputs if repairs and moments else {},
-        gradients=moments.gradients if repairs and moments else {},
-    )
+    repairs = run.recipe.compensation in WITH_MOMENTS
+    if importance.kind == "fisher":
+        moments = _moments(run, batches, gradients=True)
+        scores = _fisher_scores(run, moments)
+    elif repairs:
+        with gathering_inputs(run.model) as moments:
+            scores = _scores(run, batches)
+    else:
+        return Findings(scores=_scores(run, batches))
+    if not repairs:
+        return Findings(scores=scores)
+    return Findings(scores=scores, inputs=moments.inputs, gradients=moments.gradients)
 
 
 def calibrate_repair(run: Run, scores: Scores, draw: int) -> Findings:

@@ -21,6 +21,7 @@ from pruning.methods.increments import Increment
 from pruning.methods.learn_masks import check_ranks, learn_masks
 from pruning.methods.mixing import update_mixture
 from pruning.methods.run import Run
+from pruning.methods.saying import saying_progress
 from pruning.methods.slicing import turn_blocks
 from pruning.models.distillation import frozen_copy
 from pruning.models.geometry import count_parameters, layer_widths
@@ -43,7 +44,8 @@ def cut(run: Run, increment: Increment) -> bool:
         finished = _cut_by_masks(run, increment, trains=trains)
     else:
         run.enter("calibrating", increment.number)
-        findings = calibrate(run, increment.number) if run.ranks.is_first else None
+        with saying_progress(run, increment.number):
+            findings = calibrate(run, increment.number) if run.ranks.is_first else None
         run.enter("pruning", increment.number)
         _cut_to(run, increment, findings, increment.target_num_parameters)
         finished = True
@@ -157,7 +159,7 @@ def _moments_after(run: Run, plan: PruningPlan, findings: Findings | None) -> Mo
 
 def _step_on(run: Run, moments: Moments | None, increment: Increment) -> None:
     give_back_memory()
-    with keeping_distance(run.loop.optimizer):
+    with keeping_distance(run.loop.optimizer), saying_progress(run, increment.number):
         if moments is not None:
             take_newton_step(
                 run.model,

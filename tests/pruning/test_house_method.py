@@ -12,13 +12,14 @@ from pruning.checkpoint import load_checkpoint
 from pruning.compensation import refit_outputs
 from pruning.errors import InvalidData
 from pruning.importance.fisher import fisher_scores
-from pruning.importance.moments import Moments, measure_moments
+from pruning.importance.measure import measure_importance
+from pruning.importance.moments import Moments, gathering_inputs, measure_moments
 from pruning.models.geometry import unpruned_plan
 from pruning.models.loss import training_loss
 from pruning.models.projections import output_projections
 from pruning.pipeline import run
 from pruning.plan import LayerPlan, PruningPlan
-from pruning.recipe_parts.method import Axis, Constraints
+from pruning.recipe_parts.method import Axis, Constraints, Importance, ImportanceKind
 from pruning.scores import Scores
 from pruning.surgery import apply_mask, apply_plan
 from tests.pruning.recipes import make_recipe, write_corpus
@@ -106,6 +107,19 @@ def test_bf16_products_are_summed_in_fp32() -> None:
     smallest, largest = torch.linalg.eigvalsh(inputs.double())[[0, -1]]
     assert float(smallest) > -1e-6 * float(largest)
     assert torch.equal(inputs, inputs.T)
+
+
+@pytest.mark.parametrize("kind", ["taylor", "wanda"])
+def test_inputs_gathered_beside_another_measurement_are_those_measured_alone(
+    kind: ImportanceKind,
+) -> None:
+    model = make_tiny_model("llama")
+    with gathering_inputs(model) as beside:
+        measure_importance(model, BATCHES, Importance(kind=kind))
+    alone = measure(model, gradients=False)
+    assert beside.inputs.keys() == alone.inputs.keys()
+    for key, expected in alone.inputs.items():
+        torch.testing.assert_close(beside.inputs[key], expected)
 
 
 def test_no_text_is_an_error() -> None:

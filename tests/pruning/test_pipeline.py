@@ -17,11 +17,13 @@ from pruning.events import (
     RunStopped,
     RunWarning,
     StepFinished,
+    TextMeasured,
     TextRead,
     dump_event,
     parse_event,
 )
 from pruning.manifest import read_manifest
+from pruning.methods import saying
 from pruning.pipeline import run
 from pruning.recipe import Recipe
 from tests.pruning.recipes import make_recipe, write_corpus
@@ -336,6 +338,28 @@ def test_reading_is_reported_and_not_repeated_by_a_run_that_goes_on(
     head = tmp_path / "increment-0002"
     run(recipe, tmp_path, resumed.append, resume_from=head, device="cpu")
     assert not only(resumed, TextRead)
+
+
+def test_measuring_for_a_cut_is_reported_pass_by_pass(
+    tiny_model_dir: Path, corpus: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(saying, "SECONDS_BETWEEN_WORDS", 0.0)
+    importance = {"calibration": {"num_samples": 8, "sequence_length": 32, "batch_size": 4}}
+    recipe = make_recipe(
+        tiny_model_dir,
+        corpus,
+        importance={"kind": "taylor", **importance},
+        compensation="least_squares",
+        schedule={"num_increments": 2, "num_tokens": 512},
+    )
+    reports = only(events_of(recipe, tmp_path / "out"), TextMeasured)
+    # One pass over the text gives both the scores and what the repair needs.
+    assert [(r.increment, r.num_tokens) for r in reports] == [
+        (1, 128),
+        (1, 256),
+        (2, 128),
+        (2, 256),
+    ]
 
 
 def test_text_that_runs_out_is_reported(tiny_model_dir: Path, corpus: Path, tmp_path: Path) -> None:
