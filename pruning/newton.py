@@ -71,7 +71,7 @@ def take_newton_step(
     """Step along dW while the loss falls, doubling the length; the rest of the model stays.
 
     `batches` are token ids [B, T] on the model's device; the last of them are what lengths are
-    tried on. A step that does not help is not taken. `moments` lose their inputs, to make room.
+    tried on. A step that does not help is not taken. `moments` are used up, to make room.
 
     Raises:
         InvalidData: there are not two batches, one to measure and one to try.
@@ -89,7 +89,6 @@ def take_newton_step(
         gradients = _mean_gradients(model, weights, batches[:-num_trials], precision)
         # Each gradient makes room for its step.
         steps = {key: _step(gradients.pop(key), moments, key) for key in weights}
-        give_back_memory(model.device)
         return _walk(model, weights, steps, trials, precision)
 
 
@@ -116,10 +115,14 @@ def _mean_gradients(
 def _step(gradient_OI: Tensor, moments: Moments, key: BlockKey) -> Tensor:
     """-(G + damping)^-1 C (H + damping)^-1, solved in fp64."""
     inputs_II = damped(moments.inputs.pop(key), _DAMPING)
-    outputs_OO = damped(moments.gradients[key], _DAMPING)
+    outputs_OO = damped(moments.gradients.pop(key), _DAMPING)
     half_OI = torch.linalg.solve(outputs_OO, gradient_OI.double())
     step_OI: Tensor = -torch.linalg.solve(inputs_II, half_OI, left=False)
-    return step_OI.to(gradient_OI.dtype)
+    step_OI = step_OI.to(gradient_OI.dtype)
+    # The fp64 matrices of a block leave holes that those of the next do not fit.
+    del inputs_II, outputs_OO, half_OI
+    give_back_memory(gradient_OI.device)
+    return step_OI
 
 
 @torch.no_grad()
@@ -150,7 +153,9 @@ def _walk(
 
 
 def _loss(model: PreTrainedModel, batches: Sequence[Tensor], precision: Precision) -> float:
-    losses = [float(token_losses(model, ids_BT, precision).sum()) for ids_BT in batches]
+    # One sequence at a time: these weights are held three times over as it is.
+    sequences = [ids_1T for ids_BT in batches for ids_1T in torch.split(ids_BT, 1)]
+    losses = [float(token_losses(model, ids_1T, precision).sum()) for ids_1T in sequences]
     return sum(losses) / sum(ids_BT.numel() for ids_BT in batches)
 
 

@@ -17,12 +17,14 @@ from pruning.memory import give_back_memory
 from pruning.models.adapter import adapter_for
 from pruning.models.loss import Precision, cross_entropy_of, hidden_and_labels, output_head
 
-_PRODUCT_TOKENS = 512
+_PRODUCT_TOKENS = 256
 """In one product with the head, whose logits are the largest thing here."""
 
 
 def recomputed_loss(model: PreTrainedModel, ids_BT: Tensor, precision: Precision) -> Tensor:
     """What `training_loss` is, in less memory: nothing inside a layer is kept for the way back."""
+    # The layers' inputs, side by side, are too large for the holes of the batch before.
+    give_back_memory(ids_BT.device)
     with _recomputing_layers(model):
         hidden_ND, labels_N = hidden_and_labels(model, ids_BT, precision)
     # The head's products are too large for the holes that the layers have left, and what the way
