@@ -9,9 +9,11 @@ from safetensors.torch import load_file
 from transformers import PreTrainedModel
 
 from pruning.events import EvaluationFinished, Event, StepFinished
+from pruning.models.geometry import unpruned_plan
 from pruning.pipeline import run
 from pruning.recipe import Recipe
 from pruning.recipe_parts.recovery import Recovery
+from pruning.surgery import apply_plan
 from pruning.training.averaging import keeping_distance
 from pruning.training.optimizer import build_optimizer
 from tests.pruning.recipes import make_recipe, write_corpus
@@ -88,6 +90,18 @@ def test_a_repair_moves_the_average_as_far_as_the_weights(tiny_llama: PreTrained
     with keeping_distance(optimizer), torch.no_grad():
         weight.mul_(3)
     torch.testing.assert_close(optimizer.state[weight]["average"], weight + 1)
+
+
+def test_an_average_is_cut_with_its_weight(tiny_llama: PreTrainedModel) -> None:
+    optimizer = build_optimizer(tiny_llama, Recovery())
+    down = tiny_llama.get_submodule("model.layers.0.mlp.down_proj")
+    average = torch.rand_like(down.weight)
+    optimizer.state[down.weight]["average"] = average
+    whole = unpruned_plan(tiny_llama)
+    first = whole.layers[0].model_copy(update={"intermediate": (1, 4, 6)})
+    plan = whole.model_copy(update={"layers": (first, *whole.layers[1:])})
+    apply_plan(tiny_llama, plan, previous=whole, optimizer=optimizer)
+    assert torch.equal(optimizer.state[down.weight]["average"], average[:, [1, 4, 6]])
 
 
 def steps(events: list[Event]) -> list[StepFinished]:
