@@ -6,9 +6,10 @@ from typing import Annotated, Any
 
 from fastapi import Header
 from pydantic import BaseModel, Field
-from sqlalchemy.orm import Session
 
 from registry import idempotency
+from registry.db import session_on
+from registry.prepared import Reader
 
 _KEY = r"^[\x21-\x7e]{1,255}$"
 _DESCRIPTION = "Sending the same request again under the same key gets the same answer."
@@ -42,7 +43,7 @@ class Answer:
 
 
 def answer_once(
-    session: Session,
+    writer: Reader,
     *,
     tenant_id: str,
     key: str | None,
@@ -61,12 +62,14 @@ def answer_once(
     if key is None:
         return Answer(create(), replayed=False)
     fingerprint = idempotency.fingerprint("POST", path, written)
-    replay = idempotency.begin(session, tenant_id=tenant_id, key=key, fingerprint=fingerprint)
+    with session_on(writer) as session:
+        replay = idempotency.begin(session, tenant_id=tenant_id, key=key, fingerprint=fingerprint)
     if replay is not None:
         return Answer(replay.response, replayed=True)
     body = create()
     kept = _without(body, secret)
-    idempotency.complete(session, tenant_id=tenant_id, key=key, status_code=201, response=kept)
+    with session_on(writer) as session:
+        idempotency.complete(session, tenant_id=tenant_id, key=key, status_code=201, response=kept)
     return Answer(body, replayed=False)
 
 

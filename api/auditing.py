@@ -6,12 +6,12 @@ import anyio
 import anyio.to_thread
 from fastapi import Request
 from sqlalchemy.exc import SQLAlchemyError
-from sqlalchemy.orm import Session
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from registry import audit
 from registry.audit import Action
 from registry.db import SessionFactory
+from registry.prepared import Reader
 from registry.tenancy import writing_of
 
 logger = logging.getLogger(__name__)
@@ -61,14 +61,14 @@ def _is_audited(scope: Scope) -> bool:
     )
 
 
-def write_within(session: Session, request: Request, status: int) -> None:
+def write_within(writer: Reader, request: Request, status: int) -> None:
     """Write the entry in the transaction of the change, which is then not there without it.
 
     Last, since it holds up the tenant's other entries until the transaction ends; the route sets
     `request.state.audited` once it has ended.
     """
     who = request.state.principal
-    audit.append(session, who.tenant_id, _action(request, who.key_id, status))
+    audit.append(writer, who.tenant_id, _action(request, who.key_id, status))
 
 
 def _write(request: Request, status: int) -> None:

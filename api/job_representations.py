@@ -33,7 +33,7 @@ def read_job(reader: Reader, job: Job | JobRow) -> JobRead:
     return read_jobs(reader, [job])[0]
 
 
-def read_new_job(reader: Reader, job: Job) -> JobRead:
+def read_new_job(reader: Reader, job: JobRow) -> JobRead:
     """A job that was created in this transaction: it has entered one status, the queue."""
     entered = Transition(status=job.status, phase=None, at=job.created_at, message=None)
     return _read(job, [entered], _queue_positions(reader, [job]).get(job.id))

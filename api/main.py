@@ -91,9 +91,9 @@ def create_app(
         separate_input_output_schemas=False,
     )
     _open(app, settings or Settings(), limits)
-    for routes in ROUTES:
+    for router in (jobs.direct, *(routes.router for routes in ROUTES)):
         # Not included: a router in a router looks for the route twice, in front of every request.
-        app.router.routes.extend(routes.router.routes)
+        app.router.routes.extend(router.routes)
     app.include_router(health.router, dependencies=[Depends(only_known_query)])
     install_dashboard(app)
     app.add_middleware(

@@ -27,7 +27,7 @@ from sqlalchemy import (
 from sqlalchemy.dialects import postgresql, sqlite
 from sqlalchemy.engine import make_url
 from sqlalchemy.exc import DBAPIError
-from sqlalchemy.orm import DeclarativeBase, Session, make_transient_to_detached, sessionmaker
+from sqlalchemy.orm import DeclarativeBase, Session, sessionmaker
 from sqlalchemy.pool import ConnectionPoolEntry
 
 from registry.column_types import dump_json
@@ -128,6 +128,17 @@ def reading(factory: SessionFactory) -> Iterator[Session]:
         yield session
 
 
+@contextmanager
+def session_on(writer: Reader) -> Iterator[Session]:
+    """A session in the writer's own transaction; what it holds is written when the block ends."""
+    if isinstance(writer, Session):
+        yield writer
+        return
+    with Session(writer, expire_on_commit=False) as session:
+        yield session
+        session.flush()
+
+
 def dialect_of(reader: Reader) -> str:
     """`postgresql` or `sqlite`."""
     bind = reader.get_bind() if isinstance(reader, Session) else reader
@@ -160,29 +171,28 @@ def insert_rows(
 
     A row is the values of its attributes; what it does not say becomes the column's default.
     """
-    _insert_into(model).insert(reader, [_complete(model, row) for row in rows])
+    _insert_into(model).insert(reader, [_by_column(model, _complete(model, row)) for row in rows])
 
 
-def insert_new(reader: Reader, row: DeclarativeBase) -> None:
-    """The same for an object, which is then complete; a session may `hold` it."""
-    values = _complete(type(row), row.__dict__)
-    # As one that was loaded: it is written past the session, which tracks no change.
-    row.__dict__.update((one.attribute, values[one.column]) for one in _columns(type(row)))
-    _insert_into(type(row)).insert(reader, [values])
-
-
-def hold(session: Session, row: DeclarativeBase) -> None:
-    """Let the session keep a row that `insert_new` has written, as if it had written it itself."""
-    make_transient_to_detached(row)
-    session.add(row)
+def insert_row(
+    reader: Reader, model: type[DeclarativeBase], said: Mapping[str, Any]
+) -> dict[str, Any]:
+    """The same for one row; the value of every attribute is returned."""
+    row = _complete(model, said)
+    _insert_into(model).insert(reader, [_by_column(model, row)])
+    return row
 
 
 def _complete(model: type[DeclarativeBase], said: Mapping[str, Any]) -> dict[str, Any]:
-    """The values of a new row by the names of its columns."""
+    """The values of a new row's attributes, its columns' defaults where it says nothing."""
     return {
-        one.column: said[one.attribute] if one.attribute in said else one.default()
+        one.attribute: said[one.attribute] if one.attribute in said else one.default()
         for one in _columns(model)
     }
+
+
+def _by_column(model: type[DeclarativeBase], row: Mapping[str, Any]) -> dict[str, Any]:
+    return {one.column: row[one.attribute] for one in _columns(model)}
 
 
 @dataclass(frozen=True)

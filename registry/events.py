@@ -10,6 +10,8 @@ from sqlalchemy.orm.attributes import set_committed_value
 from registry import webhooks
 from registry.db import database_now, insert_rows
 from registry.ids import new_id
+from registry.job_rows import JobRow
+from registry.prepared import Reader
 from registry.tables import Job, JobEvent
 
 _NEXT = (
@@ -21,7 +23,7 @@ _NEXT = (
 )
 
 
-def insert_first(session: Session, job: Job, first: Sequence[tuple[str, dict[str, Any]]]) -> None:
+def insert_first(writer: Reader, job: JobRow, first: Sequence[tuple[str, dict[str, Any]]]) -> None:
     """The first events, by type and data, of a job that nobody else can see yet.
 
     Its `last_event_seq` is their number already.
@@ -39,8 +41,8 @@ def insert_first(session: Session, job: Job, first: Sequence[tuple[str, dict[str
         }
         for seq, (event_type, data) in enumerate(first, 1)
     ]
-    insert_rows(session, JobEvent, rows)
-    webhooks.announce(session, job, rows)
+    insert_rows(writer, JobEvent, rows)
+    webhooks.announce(writer, job, rows)
 
 
 def append(

@@ -11,9 +11,11 @@ from sqlalchemy.orm import Session
 from pruning.recipe import Recipe
 from pruning.recipe_parts.data import UploadData
 from registry.blobs import refer_to
-from registry.db import database_now
+from registry.db import database_now, session_on
 from registry.errors import FileInUse, FileNotUsable, InvalidCursor, NotFound
 from registry.ids import new_id
+from registry.job_rows import JobRow
+from registry.prepared import Reader
 from registry.status import TERMINAL
 from registry.storage import StoredBlob
 from registry.tables import Job, JobFile, UploadedFile
@@ -178,15 +180,18 @@ def usable_ones(session: Session, tenant_id: str, named: Mapping[str, str]) -> l
     return found
 
 
-def attach(session: Session, job: Job, recipe: Recipe) -> None:
+def attach(writer: Reader, job: JobRow, recipe: Recipe) -> None:
     """Note which files a new job reads.
 
     Raises:
         FileNotUsable: one is not there, or not whole.
     """
-    for row in usable(session, job.tenant_id, recipe):
-        session.add(JobFile(job_id=job.id, file_id=row.id))
-    session.flush()
+    if not named_in(recipe):
+        return
+    with session_on(writer) as session:
+        for row in usable(session, job.tenant_id, recipe):
+            session.add(JobFile(job_id=job.id, file_id=row.id))
+        session.flush()
 
 
 def list_for_job(session: Session, job_id: str) -> list[UploadedFile]:

@@ -1,12 +1,13 @@
-"""Jobs as rows, to read and not to change: one, its version, and pages of them.
+"""Jobs as rows, not to change: a new one, one that is there, its version, and pages of them.
 
 As a row a job costs half of what it costs as an object.
 """
 
+from collections import namedtuple
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime
-from typing import Any, Literal
+from typing import Any, Literal, cast
 
 from sqlalchemy import (
     ColumnElement,
@@ -21,7 +22,7 @@ from sqlalchemy import (
     select,
 )
 
-from registry.db import dialect_of
+from registry.db import dialect_of, insert_row
 from registry.errors import InvalidCursor, NotFound
 from registry.prepared import Prepared, Reader
 from registry.status import JobStatus
@@ -29,6 +30,15 @@ from registry.tables import Job
 
 JobRow = Row[Any]
 """The columns of a job by the names that `Job` has for them."""
+
+_as_row: Any = namedtuple("_as_row", [one.key for one in inspect(Job).column_attrs])  # type: ignore[misc]  # Names that are known at run time.
+
+
+def insert(writer: Reader, said: Mapping[str, Any]) -> JobRow:
+    """A new job with these values of its attributes."""
+    row: Any = _as_row(**insert_row(writer, Job, said))
+    return cast(JobRow, row)
+
 
 Order = Literal["asc", "desc"]
 

@@ -1,7 +1,7 @@
 """Jobs: creating and finding them, and the only door to their status."""
 
 from collections.abc import Mapping
-from datetime import timedelta
+from datetime import datetime, timedelta
 from typing import Any, Literal
 
 from sqlalchemy import Select, bindparam, select
@@ -9,11 +9,12 @@ from sqlalchemy.orm import Session
 
 from pruning.recipe import Recipe
 from pruning.recipe_parts.model import HubModel
-from registry import events, files, outbox, scheduling, webhooks
-from registry.db import database_now, hold, insert_new
+from registry import events, files, job_rows, outbox, scheduling, webhooks
+from registry.db import database_now, session_on
 from registry.errors import InvalidTransition, NotFound
 from registry.ids import new_id
-from registry.prepared import connection_of
+from registry.job_rows import JobRow
+from registry.prepared import Reader
 from registry.status import (
     ACTIONS,
     LEASED,
@@ -32,7 +33,7 @@ PauseMode = Literal["save", "latest"]
 
 
 def create(
-    session: Session,
+    writer: Reader,
     *,
     tenant_id: str,
     recipe: Recipe,
@@ -45,48 +46,55 @@ def create(
     reserved_bytes: int = 0,
     estimate: Mapping[str, Any] | None = None,
     webhook: WebhookWish | None = None,
-) -> Job:
+) -> JobRow:
     """A queued job, its first events and the hint that will wake a worker.
 
     Raises:
         FileNotUsable: the recipe names a file that is not there, or not whole.
     """
-    writer = connection_of(session)
     now = database_now(writer)
     model = recipe.model
-    job = Job(
-        id=new_id("job"),
-        tenant_id=tenant_id,
-        name=name,
-        model=model.id if isinstance(model, HubModel) else model.path,
-        spec=dict(spec),
-        recipe=recipe.model_dump(mode="json"),
-        job_metadata=dict(metadata or {}),
-        estimate=dict(estimate) if estimate is not None else None,
-        priority=priority,
-        queue=scheduling.queue_for(recipe),
-        reserved_bytes=reserved_bytes,
-        max_attempts=max_attempts,
-        max_runtime_seconds=max_runtime_seconds,
-        status=JobStatus.QUEUED,
-        attempt=0,
-        fence=0,
-        not_before=now,
-        hinted_at=now,
-        created_at=now,
-        queued_at=now,
-        deadline_at=now + timedelta(seconds=max_runtime_seconds) if max_runtime_seconds else None,
-    )
-    first = [("job.created", {"name": name}), ("job.queued", _status_data(job))]
-    job.last_event_seq = len(first)
-    insert_new(writer, job)
+    queued = {"status": JobStatus.QUEUED.value, "reason": None, "attempt": 0}
+    first: list[tuple[str, dict[str, Any]]] = [
+        ("job.created", {"name": name}),
+        ("job.queued", queued),
+    ]
+    values = {
+        "id": new_id("job"),
+        "tenant_id": tenant_id,
+        "name": name,
+        "model": model.id if isinstance(model, HubModel) else model.path,
+        "spec": dict(spec),
+        "recipe": recipe.model_dump(mode="json"),
+        "job_metadata": dict(metadata or {}),
+        "estimate": dict(estimate) if estimate is not None else None,
+        "priority": priority,
+        "queue": scheduling.queue_for(recipe),
+        "reserved_bytes": reserved_bytes,
+        "max_attempts": max_attempts,
+        "max_runtime_seconds": max_runtime_seconds,
+        "status": JobStatus.QUEUED,
+        "attempt": 0,
+        "fence": 0,
+        "last_event_seq": len(first),
+        "not_before": now,
+        "hinted_at": now,
+        "created_at": now,
+        "queued_at": now,
+        "deadline_at": _after(now, max_runtime_seconds),
+    }
+    job = job_rows.insert(writer, values)
     outbox.hint(writer, job, now=now)
-    hold(session, job)
     if webhook is not None:
-        webhooks.create_for_job(session, job, webhook)
-    events.insert_first(session, job, first)
-    files.attach(session, job, recipe)
+        with session_on(writer) as session:
+            webhooks.create_for_job(session, job, webhook)
+    events.insert_first(writer, job, first)
+    files.attach(writer, job, recipe)
     return job
+
+
+def _after(start: datetime, seconds: float | None) -> datetime | None:
+    return start + timedelta(seconds=seconds) if seconds else None
 
 
 # Made once: putting a query together takes longer than running it.
@@ -298,4 +306,4 @@ def requeue(
     """Back into the queue, to be tried no earlier than `delay_seconds` from now."""
     job.not_before = database_now(session) + timedelta(seconds=delay_seconds)
     transition(session, job, JobStatus.QUEUED, reason=reason, event=event, data=data)
-    outbox.hint(session, job, available_at=job.not_before)
+    job.hinted_at = outbox.hint(session, job, available_at=job.not_before)

@@ -9,6 +9,7 @@ from sqlalchemy.orm import Session
 
 from registry.db import database_now, insert_rows
 from registry.ids import new_id
+from registry.job_rows import JobRow
 from registry.prepared import Reader
 from registry.tables import Job, OutboxMessage
 
@@ -23,12 +24,12 @@ Publish = Callable[[OutboxMessage], None]
 
 def hint(
     writer: Reader,
-    job: Job,
+    job: Job | JobRow,
     *,
     available_at: datetime | None = None,
     now: datetime | None = None,
-) -> None:
-    """Queue the message that tells a worker that `job` may be runnable."""
+) -> datetime:
+    """Queue the message that tells a worker that `job` may be runnable; when it can be sent."""
     now = now or database_now(writer)
     available_at = max(available_at or now, now)
     message = {
@@ -40,7 +41,7 @@ def hint(
         "created_at": now,
     }
     insert_rows(writer, OutboxMessage, [message])
-    job.hinted_at = available_at
+    return available_at
 
 
 def relay(session: Session, publish: Publish, *, limit: int = BATCH) -> int:

@@ -4,10 +4,9 @@ from dataclasses import dataclass
 from typing import Any
 
 from sqlalchemy import bindparam, func, select
-from sqlalchemy.orm import Session
 
 from registry.errors import QuotaExceeded
-from registry.prepared import Prepared
+from registry.prepared import Prepared, Reader
 from registry.status import LEASED, TERMINAL
 from registry.tables import Checkpoint, CheckpointFile, Job, Tenant, UploadedFile
 
@@ -25,9 +24,9 @@ _OF_TENANT = select(Tenant.quotas).where(Tenant.id == bindparam("tenant_id"))
 _QUOTAS, _LOCKED = Prepared(_OF_TENANT), Prepared(_OF_TENANT.with_for_update(key_share=True))
 
 
-def of(session: Session, tenant_id: str, *, lock: bool = False) -> Quotas:
+def of(reader: Reader, tenant_id: str, *, lock: bool = False) -> Quotas:
     """The tenant's quotas; with `lock`, who asks next waits until this transaction has ended."""
-    (row,) = (_LOCKED if lock else _QUOTAS).rows(session, tenant_id=tenant_id)
+    (row,) = (_LOCKED if lock else _QUOTAS).rows(reader, tenant_id=tenant_id)
     found: dict[str, Any] = row.quotas
     known = {name: found.get(name) for name in Quotas.__dataclass_fields__}
     return Quotas(**known)
@@ -42,32 +41,32 @@ def set_quotas(tenant: Tenant, quotas: Quotas) -> None:
     }
 
 
-def check_job(session: Session, tenant_id: str, *, storage_bytes: int = 0) -> None:
+def check_job(reader: Reader, tenant_id: str, *, storage_bytes: int = 0) -> None:
     """See that the tenant may have one more job, which would store `storage_bytes`.
 
     Raises:
         QuotaExceeded: it would be one too many, or would not fit.
     """
-    limits = of(session, tenant_id)
+    limits = of(reader, tenant_id)
     if limits.max_queued is not None:
-        limits = of(session, tenant_id, lock=True)
-        waiting = count_jobs(session, tenant_id, running=False)
+        limits = of(reader, tenant_id, lock=True)
+        waiting = count_jobs(reader, tenant_id, running=False)
         if limits.max_queued is not None and waiting >= limits.max_queued:
             raise QuotaExceeded("quota_jobs", f"{waiting} jobs wait already", limits.max_queued)
     if limits.storage_bytes is not None:
-        check_storage(session, tenant_id, storage_bytes)
+        check_storage(reader, tenant_id, storage_bytes)
 
 
-def check_storage(session: Session, tenant_id: str, num_bytes: int) -> None:
+def check_storage(reader: Reader, tenant_id: str, num_bytes: int) -> None:
     """See that so many bytes more are within the tenant's quota.
 
     Raises:
         QuotaExceeded: they are not.
     """
-    if of(session, tenant_id).storage_bytes is None:
+    if of(reader, tenant_id).storage_bytes is None:
         return
-    limit = of(session, tenant_id, lock=True).storage_bytes
-    used, reserved = storage_used(session, tenant_id), storage_reserved(session, tenant_id)
+    limit = of(reader, tenant_id, lock=True).storage_bytes
+    used, reserved = storage_used(reader, tenant_id), storage_reserved(reader, tenant_id)
     if limit is not None and used + reserved + num_bytes > limit:
         message = (
             f"{used} bytes are stored and {reserved} set aside for jobs under way, "
@@ -76,21 +75,21 @@ def check_storage(session: Session, tenant_id: str, num_bytes: int) -> None:
         raise QuotaExceeded("quota_storage", message, limit)
 
 
-def may_run(session: Session, tenant_id: str) -> bool:
+def may_run(reader: Reader, tenant_id: str) -> bool:
     """Whether one more job of the tenant may be given to a worker."""
-    if of(session, tenant_id).max_running is None:
+    if of(reader, tenant_id).max_running is None:
         return True
-    limit = of(session, tenant_id, lock=True).max_running
-    return limit is None or count_jobs(session, tenant_id, running=True) < limit
+    limit = of(reader, tenant_id, lock=True).max_running
+    return limit is None or count_jobs(reader, tenant_id, running=True) < limit
 
 
-def has_room(session: Session, tenant_id: str, leaves: int) -> bool:
+def has_room(reader: Reader, tenant_id: str, leaves: int) -> bool:
     """Whether one more job of the tenant could run once so many of it have left: a look only."""
-    limit = of(session, tenant_id).max_running
-    return limit is None or count_jobs(session, tenant_id, running=True) - leaves < limit
+    limit = of(reader, tenant_id).max_running
+    return limit is None or count_jobs(reader, tenant_id, running=True) - leaves < limit
 
 
-def count_jobs(session: Session, tenant_id: str, *, running: bool) -> int:
+def count_jobs(reader: Reader, tenant_id: str, *, running: bool) -> int:
     """How many jobs workers hold, or how many have not ended and no worker holds."""
     held = Job.status.in_(LEASED)
     query = select(func.count()).where(
@@ -98,10 +97,10 @@ def count_jobs(session: Session, tenant_id: str, *, running: bool) -> int:
         Job.deleted_at.is_(None),
         held if running else Job.status.not_in({*LEASED, *TERMINAL}),
     )
-    return session.execute(query).scalar_one()
+    return reader.execute(query).scalar_one()
 
 
-def storage_used(session: Session, tenant_id: str) -> int:
+def storage_used(reader: Reader, tenant_id: str) -> int:
     """Bytes of the tenant's checkpoints and files; what two of them share counts twice."""
     checkpoints = (
         select(func.coalesce(func.sum(CheckpointFile.size_bytes), 0))
@@ -111,10 +110,10 @@ def storage_used(session: Session, tenant_id: str) -> int:
     files = select(func.coalesce(func.sum(UploadedFile.size_bytes), 0)).where(
         UploadedFile.tenant_id == tenant_id, UploadedFile.status != "deleted"
     )
-    return sum(int(session.execute(query).scalar_one() or 0) for query in (checkpoints, files))
+    return sum(int(reader.execute(query).scalar_one() or 0) for query in (checkpoints, files))
 
 
-def storage_reserved(session: Session, tenant_id: str) -> int:
+def storage_reserved(reader: Reader, tenant_id: str) -> int:
     """Bytes that the tenant's jobs under way were given at their creation and have not stored."""
     stored = (
         select(Checkpoint.job_id, func.sum(CheckpointFile.size_bytes).label("num_bytes"))
@@ -128,4 +127,4 @@ def storage_reserved(session: Session, tenant_id: str) -> int:
         .outerjoin(stored, stored.c.job_id == Job.id)
         .where(Job.tenant_id == tenant_id, Job.finished_at.is_(None), Job.reserved_bytes > 0)
     )
-    return sum(max(reserved - int(held), 0) for reserved, held in session.execute(query))
+    return sum(max(reserved - int(held), 0) for reserved, held in reader.execute(query))

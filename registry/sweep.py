@@ -163,7 +163,7 @@ def _hint_queue(session: Session, settings: Settings, now: datetime, queue: str)
     )
     unheard = list(session.scalars(query))
     for job in unheard:
-        outbox.hint(session, job)
+        job.hinted_at = outbox.hint(session, job)
         job.num_hints += 1
     return len(unheard)
 

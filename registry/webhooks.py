@@ -18,10 +18,11 @@ from typing import Any
 from sqlalchemy import bindparam, or_, select
 from sqlalchemy.orm import Session
 
-from registry.db import database_now
+from registry.db import database_now, session_on
 from registry.errors import NotFound
 from registry.ids import new_id
-from registry.prepared import Prepared
+from registry.job_rows import JobRow
+from registry.prepared import Prepared, Reader
 from registry.tables import Job, Webhook, WebhookDelivery
 
 EVENTS = (
@@ -49,7 +50,7 @@ def create(
     return row, signing_secrets(row, master, row.created_at)[0]
 
 
-def create_for_job(session: Session, job: Job, wish: WebhookWish) -> Webhook:
+def create_for_job(session: Session, job: JobRow, wish: WebhookWish) -> Webhook:
     """A webhook that hears of this job alone."""
     return _add(session, job.tenant_id, wish, job_id=job.id)
 
@@ -150,17 +151,18 @@ _LISTENING = Prepared(
 )
 
 
-def announce(session: Session, job: Job, events: Sequence[Mapping[str, Any]]) -> None:
+def announce(writer: Reader, job: Job | JobRow, events: Sequence[Mapping[str, Any]]) -> None:
     """Queue events of a job, as rows of its log, for every webhook that asks for them."""
     told = [event for event in events if event["type"] in EVENTS]
     if not told:
         return
-    listening = _LISTENING.rows(session, tenant_id=job.tenant_id, job_id=job.id)
+    listening = _LISTENING.rows(writer, tenant_id=job.tenant_id, job_id=job.id)
     for event, (webhook_id, wanted) in product(told, listening):
         if event["type"] in wanted:
             said = {"job": job.id, "seq": event["seq"], "level": event["level"]}
             data = {**said, **event["data"]}
-            add_delivery(session, webhook_id, event["type"], data, event_id=event["id"])
+            with session_on(writer) as session:
+                add_delivery(session, webhook_id, event["type"], data, event_id=event["id"])
 
 
 def add_delivery(

@@ -63,8 +63,7 @@ def make_job(session: Session, tenant_id: str, **fields: Any) -> Job:
         spec=request,
         **fields,
     )
-    session.flush()
-    return job
+    return jobs.get(session, tenant_id, job.id)
 
 
 def start_job(session: Session, job: Job, *, increments: int = 3, tokens: int = 300_000) -> None:

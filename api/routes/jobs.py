@@ -1,9 +1,9 @@
 """Jobs: create, list, read, steer, delete."""
 
 import time
-from typing import Annotated, Any
+from typing import Any
 
-from fastapi import APIRouter, Depends, Request, Response
+from fastapi import APIRouter, Request, Response
 from fastapi.concurrency import run_in_threadpool
 from fastapi.responses import JSONResponse
 from pydantic_core import to_json
@@ -12,10 +12,8 @@ from sqlalchemy.orm import Session
 from api import auditing
 from api.answer_once import CreatedOnce, answer_once
 from api.bodies import Body, json_body
-from api.deps import (
-    JobsReader,
-    JobsWriter,
-)
+from api.deps import JobsReader, JobsWriter, Principal
+from api.direct_routes import DirectRoute
 from api.estimates import (
     Foretold,
     file_sizes,
@@ -49,21 +47,24 @@ from api.schemas.webhooks import WebhookSecretRead
 from api.serving import matches_etag, written
 from api.watching import JobWatcher, Mark, mark_of
 from registry import job_rows, jobs, outbound, quotas, webhooks
+from registry.db import session_on
 from registry.estimates import find_pace
 from registry.job_rows import JobFilter
+from registry.prepared import Reader
 from registry.settings import Settings
-from registry.tenancy import looking_of, reading_of, transaction_of
+from registry.tenancy import looking_of, reading_of, writing_of
 from registry.webhooks import WebhookWish
 
 router = APIRouter(prefix="/v1/jobs", tags=["jobs"])
+direct = APIRouter(prefix="/v1/jobs", tags=["jobs"], route_class=DirectRoute)
 
 _STILL_THERE_SECONDS = 5.0
 """How often is looked whether who polls has left."""
 
-CreateBody = Annotated[Body[JobCreate], Depends(json_body(JobCreate))]
+_read_body = json_body(JobCreate)
 
 
-@router.post(
+@direct.post(
     "",
     status_code=201,
     response_model=JobCreatedRead,
@@ -77,14 +78,17 @@ CreateBody = Annotated[Body[JobCreate], Depends(json_body(JobCreate))]
         **problems(400, 401, 403, 409, 413, 415, 422, 429),
     },
 )
-def create_job(
-    request: Request,
-    who: JobsWriter,
-    body: CreateBody,
-) -> Response:
+async def create_job(request: Request, who: JobsWriter) -> Response:
     """Queue a pruning job. Three fields are enough: `model`, `target`, `data`."""
     dry_run = read_query(request, JobCreation).dry_run
-    idempotency_key = read_headers(request, CreatedOnce).idempotency_key
+    key = read_headers(request, CreatedOnce).idempotency_key
+    body = await _read_body(request)
+    return await run_in_threadpool(_create, request, who, body, key, dry_run=dry_run)
+
+
+def _create(
+    request: Request, who: Principal, body: Body[JobCreate], key: str | None, *, dry_run: bool
+) -> Response:
     state = request.app.state
     settings: Settings = state.settings
     # Before the transaction: whoever writes to SQLite must not wait for a hub meanwhile.
@@ -99,17 +103,17 @@ def create_job(
     if dry_run:
         with reading_of(state.sessions, who.tenant_id) as session:
             return JSONResponse(_dry_run(session, who.tenant_id, body, foretold))
-    with transaction_of(state.sessions, who.tenant_id) as session:
+    with writing_of(state.sessions, who.tenant_id) as writer:
         answer = answer_once(
-            session,
+            writer,
             tenant_id=who.tenant_id,
-            key=idempotency_key,
+            key=key,
             path="/v1/jobs",
             written=body.written,
-            create=lambda: _created_queued(session, who.tenant_id, body, foretold, settings),
+            create=lambda: _created_queued(writer, who.tenant_id, body, foretold, settings),
             secret=("webhook", "secret"),
         )
-        auditing.write_within(session, request, 201)
+        auditing.write_within(writer, request, 201)
     request.state.audited = True
     return _created(answer.body, answer.headers)
 
@@ -126,7 +130,7 @@ def _dry_run(
 
 
 def create_queued(
-    session: Session, tenant_id: str, body: Body[JobCreate], foretold: Foretold | None
+    writer: Reader, tenant_id: str, body: Body[JobCreate], foretold: Foretold | None
 ) -> dict[str, Any]:
     """A job as it is answered.
 
@@ -135,11 +139,10 @@ def create_queued(
         FileNotUsable: it names a file that is not there, or not whole.
     """
     wanted = body.value
-    pace = find_pace(session, tenant_id) if foretold else None
     stored = foretold.estimate.storage_bytes if foretold else 0
-    quotas.check_job(session, tenant_id, storage_bytes=stored)
+    quotas.check_job(writer, tenant_id, storage_bytes=stored)
     job = jobs.create(
-        session,
+        writer,
         tenant_id=tenant_id,
         recipe=wanted.recipe,
         spec=body.written,
@@ -149,24 +152,31 @@ def create_queued(
         max_attempts=wanted.limits.max_attempts,
         max_runtime_seconds=wanted.limits.max_runtime_s,
         reserved_bytes=stored,
-        estimate=summary_of(foretold, pace) if foretold else None,
+        estimate=_summary(writer, tenant_id, foretold) if foretold else None,
         webhook=WebhookWish(hook.url, hook.events) if (hook := wanted.webhook) else None,
     )
-    return read_new_job(session, job).model_dump(mode="json")
+    return read_new_job(writer, job).model_dump(mode="json")
+
+
+def _summary(writer: Reader, tenant_id: str, foretold: Foretold) -> dict[str, Any]:
+    with session_on(writer) as session:
+        return summary_of(foretold, find_pace(session, tenant_id))
 
 
 def _created_queued(
-    session: Session,
+    writer: Reader,
     tenant_id: str,
     body: Body[JobCreate],
     foretold: Foretold | None,
     settings: Settings,
 ) -> dict[str, Any]:
     """The answer, with the job's own webhook if it has one, whose secret is shown this once."""
-    answer = create_queued(session, tenant_id, body, foretold)
-    row = webhooks.of_job(session, answer["id"]) if body.value.webhook is not None else None
-    if row is None:
+    answer = create_queued(writer, tenant_id, body, foretold)
+    if body.value.webhook is None:
         return answer
+    with session_on(writer) as session:
+        row = webhooks.of_job(session, answer["id"])
+    assert row is not None
     secret = webhooks.signing_secrets(row, settings.installation_secret, row.created_at)[0]
     shown = WebhookSecretRead(**read_webhook(row).model_dump(), secret=secret)
     return {**answer, "webhook": shown.model_dump(mode="json")}
@@ -216,7 +226,7 @@ def list_jobs(
     return written(answer)
 
 
-@router.get(
+@direct.get(
     "/{job_id}",
     response_model=JobRead,
     summary="Read a job",

@@ -4,6 +4,7 @@
 is validated by the class that the run consumes.
 """
 
+from functools import cached_property
 from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, StringConstraints
@@ -50,7 +51,7 @@ class JobCreate(Recipe):
         None, description="An address that hears of this job alone; the answer has its secret."
     )
 
-    @property
+    @cached_property
     def recipe(self) -> Recipe:
         """The run's description alone, every default filled."""
         return Recipe.model_construct(**{name: getattr(self, name) for name in Recipe.model_fields})

@@ -40,7 +40,8 @@ def make_job(session: Session, tenant: Tenant) -> MakeJob:
     """A job in the status asked for, reached by the ways that users and workers have."""
 
     def make(status: JobStatus = JobStatus.QUEUED, **named: object) -> Job:
-        job = jobs.create(session, tenant_id=tenant.id, recipe=RECIPE, spec=REQUEST, **named)  # type: ignore[arg-type]
+        created = jobs.create(session, tenant_id=tenant.id, recipe=RECIPE, spec=REQUEST, **named)  # type: ignore[arg-type]
+        job = jobs.get(session, tenant.id, created.id)
         for following in _WAYS[status]:
             if following is JobStatus.RUNNING:
                 take(session, job)

@@ -26,9 +26,10 @@ def tenant(session: Session) -> Tenant:
 
 def create(session: Session, tenant_id: str, num_bytes: int) -> Job:
     quotas.check_job(session, tenant_id, storage_bytes=num_bytes)
-    return jobs.create(
+    job = jobs.create(
         session, tenant_id=tenant_id, recipe=RECIPE, spec=REQUEST, reserved_bytes=num_bytes
     )
+    return jobs.get(session, tenant_id, job.id)
 
 
 def test_jobs_that_do_not_fit_together_are_refused_before_they_run(

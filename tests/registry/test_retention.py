@@ -147,7 +147,7 @@ class Publisher:
             tenant = api_keys.get_or_create_tenant(session)
             job = jobs.create(session, tenant_id=tenant.id, recipe=RECIPE, spec=REQUEST)
             self.job_id = job.id
-            self.lease = take(session, job)
+            self.lease = take(session, jobs.get(session, tenant.id, job.id))
 
     def store_file(self, name: str, content: str) -> PublishedFile:
         path = self.directory / sha(content)

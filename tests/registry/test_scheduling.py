@@ -19,7 +19,8 @@ ALL = ("default", "cpu", "gpu", "gpus:2")
 def submit(session: Session, tenant: Tenant, **named: object) -> Job:
     request = {**REQUEST, **named.pop("request", {})}  # type: ignore[dict-item]
     recipe = Recipe.model_validate(request)
-    return jobs.create(session, tenant_id=tenant.id, recipe=recipe, spec=request, **named)  # type: ignore[arg-type]
+    job = jobs.create(session, tenant_id=tenant.id, recipe=recipe, spec=request, **named)  # type: ignore[arg-type]
+    return jobs.get(session, tenant.id, job.id)
 
 
 def claimed(session: Session, *queues: str) -> str | None:
