@@ -34,9 +34,9 @@ from pruning.training.teacher_cache import TeacherCache
 T = TypeVar("T")
 MAX_ROLLBACKS = 3
 _SNAPSHOT_STEPS = 200
-_MICRO_BATCH_TOKENS = {"cpu": 2048, "cuda": 4096}
+_MICRO_BATCH_TOKENS = {"cpu": 1024, "cuda": 4096}
 """Tokens of a micro-batch where the recipe does not say. Of a 135M model each one keeps 1 MB until
-its gradient is there; more than these make no product of a CPU faster."""
+its gradient is there; twice as many save a CPU no time (docs/training.md)."""
 
 
 @dataclass
