@@ -5,6 +5,7 @@ import math
 from datetime import UTC, datetime
 from typing import Any
 
+from pydantic_core import PydanticSerializationError, to_json
 from sqlalchemy import JSON, DateTime, Dialect, Float, String, TypeDecorator
 from sqlalchemy.dialects.postgresql import JSONB
 from sqlalchemy.dialects.sqlite import DATETIME
@@ -24,8 +25,9 @@ def finite(value: float | None) -> float | None:
 def dump_json(value: Any) -> str:
     """JSON that both databases take: non-finite numbers become null, NUL a replacement mark."""
     try:
-        text = json.dumps(value, allow_nan=False)
-    except ValueError:
+        text = to_json(value, inf_nan_mode="null").decode()
+    except PydanticSerializationError:
+        # Half a character, say.
         return json.dumps(_storable(value))
     return json.dumps(_storable(value)) if "\\u0000" in text else text
 
