@@ -31,13 +31,12 @@ from registry.tables import Job
 JobRow = Row[Any]
 """The columns of a job by the names that `Job` has for them."""
 
-_as_row: Any = namedtuple("_as_row", [one.key for one in inspect(Job).column_attrs])  # type: ignore[misc]  # Names that are known at run time.
+_NewJob: Any = namedtuple("_NewJob", [one.key for one in inspect(Job).column_attrs])  # type: ignore[misc]  # Names that are known at run time.
 
 
 def insert(writer: Reader, said: Mapping[str, Any]) -> JobRow:
     """A new job with these values of its attributes."""
-    row: Any = _as_row(**insert_row(writer, Job, said))
-    return cast(JobRow, row)
+    return cast(JobRow, _NewJob(**insert_row(writer, Job, said)))
 
 
 Order = Literal["asc", "desc"]
