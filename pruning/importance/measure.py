@@ -159,7 +159,7 @@ class _LayerMeasurement:
             tensor = self._output_projection(span)
             if tensor.num_groups == 0:
                 continue
-            channels_C = self._channel_importance(moments, tensor.parameter.detach())
+            channels_C = self._channel_importance(span, moments, tensor.parameter.detach())
             deviation = channels_C.std(correction=0).item()
             self.sums[span] = channels_C.view(-1, tensor.repeats).sum(dim=1)
             if span == "channel":
@@ -169,9 +169,14 @@ class _LayerMeasurement:
             self.deviations["query_head"] = deviation * tensor.repeats
             self.deviations["kv_group"] = deviation * tensor.repeats * heads_per_group
 
-    def _channel_importance(self, moments: ChannelMoments, weight_OC: torch.Tensor) -> torch.Tensor:
+    def _channel_importance(
+        self, span: Span, moments: ChannelMoments, weight_OC: torch.Tensor
+    ) -> torch.Tensor:
         if self.importance.kind == "fluctuation":
-            return fluctuation_importance(moments.variance(), weight_OC)
+            channels_C = fluctuation_importance(moments.variance(), weight_OC)
+            # As FLAP's code has it and its paper does not: channels of attention stand out more, so
+            # that fewer of its heads rank among the least.
+            return channels_C.square() if span == "query_head" else channels_C
         if self.importance.kind == "wanda":
             return wanda_importance(moments.norm(), weight_OC)
         return activation_importance(moments.sequences)

@@ -216,7 +216,7 @@ def captured_inputs(model: PreTrainedModel, module: str) -> np.ndarray:
     return torch.cat(rows).double().numpy()
 
 
-def test_fluctuation_is_the_variance_times_the_squared_norm_of_the_column() -> None:
+def test_fluctuation_is_the_variance_times_the_squared_norm_squared_for_attention() -> None:
     model = make_tiny_model("qwen2", num_attention_heads=6, num_key_value_heads=2)
     scores = measure_importance(model, BATCHES, Importance(kind="fluctuation")).layers[1]
     down = captured_inputs(model, "model.layers.1.mlp.down_proj")
@@ -225,7 +225,7 @@ def test_fluctuation_is_the_variance_times_the_squared_norm_of_the_column() -> N
     np.testing.assert_allclose(scores.intermediate.numpy(), expected, rtol=1e-5)
     heads = captured_inputs(model, "model.layers.1.self_attn.o_proj")
     weight = model.get_submodule("model.layers.1.self_attn.o_proj").weight.detach().double().numpy()
-    channels = heads.var(axis=0, ddof=1) * (weight**2).sum(axis=0)
+    channels = (heads.var(axis=0, ddof=1) * (weight**2).sum(axis=0)) ** 2
     np.testing.assert_allclose(
         scores.query_heads.numpy(), channels.reshape(2, 3, 8).sum(2), rtol=1e-5
     )
