@@ -12,7 +12,7 @@ import argparse
 import copy
 import gzip
 import json
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, MutableMapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from datetime import UTC, datetime
 from functools import cache
@@ -62,7 +62,7 @@ class Variant:
     metric: bool = True
     """Whether G weighs outputs, or all count alike."""
     axes: tuple[Axis, ...] = ("intermediate", "kv_group")
-    allocation: AllocationKind = "equal_marginal"
+    allocation: AllocationKind = "layer_adaptive"
     compensation: Compensation = "least_squares"
     text: float = 1.0
     cuts: int = 1
@@ -75,9 +75,16 @@ VARIANTS = (
     Variant(name="MLP channels only", axes=("intermediate",)),
     Variant(name="and query heads", axes=("intermediate", "kv_group", "query_head")),
     Variant(name="the same share of every layer", allocation="uniform"),
+    Variant(name="equal marginal cost", allocation="equal_marginal"),
     Variant(name="half the text", text=0.5),
     Variant(name="Newton step", compensation="newton"),
-    Variant(name="two cuts, Newton step", compensation="newton", cuts=2),
+    Variant(
+        name="equal marginal cost, Newton step",
+        allocation="equal_marginal",
+        compensation="newton",
+    ),
+    Variant(name="two cuts", cuts=2),
+    Variant(name="two cuts, equal marginal cost", allocation="equal_marginal", cuts=2),
 )
 """All without the Newton step but where it is named: what else is changed shows more without it."""
 
@@ -151,7 +158,7 @@ class _Bench:
     def measure(self, variant: Variant, sparsity: float) -> dict[str, Any]:
         """The perplexities of the model cut as `variant` has it."""
         model = copy.deepcopy(self.model)
-        plan, geometry = unpruned_plan(model), geometry_of(model)
+        plan, geometry, debt = unpruned_plan(model), geometry_of(model), None
         for cut in range(variant.cuts):
             if cut == 0:
                 moments = self.first_moments(variant.text)
@@ -160,18 +167,21 @@ class _Bench:
                 moments = self._moments(model, self._text(2 * cut, variant.text))
                 scores = _scores(model, moments, variant.metric)
             removed = sparsity * (cut + 1) / variant.cuts * count_prunable_parameters(self.model)
-            thinner, _ = allocate(
+            thinner, debt = allocate(
                 scores,
                 plan,
                 geometry,
                 target_num_parameters=count_parameters(self.model) - round(removed),
                 allocation=Allocation(kind=variant.allocation),
                 axes=variant.axes,
+                debt=debt,
             )
             if variant.compensation != "none":
                 refit_outputs(model, thinner, previous=plan, inputs=moments.inputs, ridge=_RIDGE)
             # The dense model's moments serve others too: what a step uses up is a copy.
-            moments = replace(moments, inputs=dict(moments.inputs))
+            moments = replace(
+                moments, inputs=dict(moments.inputs), gradients=dict(moments.gradients)
+            )
             thin_moments(model, moments, thinner, previous=plan)
             apply_plan(model, thinner, previous=plan)
             if variant.compensation == "newton":
@@ -225,7 +235,7 @@ def _closed(tokenizer: PreTrainedTokenizerBase, texts: Sequence[str]) -> Iterato
 
 def _scores(model: PreTrainedModel, moments: Moments, metric: bool) -> Scores:
     constraints = Allocation().constraints
-    gradients: Mapping[Any, Tensor] = moments.gradients
+    gradients: MutableMapping[Any, Tensor] = moments.gradients
     if not metric:
         gradients = {key: torch.eye(len(gradients[key])) for key in gradients}
     return fisher_scores(

@@ -57,7 +57,7 @@ DEFAULTS = {
     },
     "adapt_pruner": {
         "schedule": {"num_increments": 10},
-        "importance": {"calibration": {"num_samples": 32, "sequence_length": 64, "batch_size": 8}},
+        "importance": {"calibration": {"num_samples": 32, "sequence_length": 64, "batch_size": 32}},
     },
     "llm_pruner": {
         "importance": {"calibration": {"num_samples": 10, "sequence_length": 64, "batch_size": 1}},
@@ -70,9 +70,18 @@ DEFAULTS = {
     "slicegpt": {
         "importance": {"calibration": {"num_samples": 64, "sequence_length": 512, "batch_size": 4}},
     },
+    "minitron": {
+        "importance": {"calibration": {"num_samples": 64, "sequence_length": 512, "batch_size": 4}},
+    },
+    "sheared_llama": {
+        "importance": {
+            "calibration": {"num_samples": 128, "sequence_length": 256, "batch_size": 1}
+        },
+    },
 }
 """The size of the work: increments for each 20 % where a preset leaves them open, and text. A peer
-gets what its own code got for the figures of `PEERS`."""
+gets what its own code got for the figures of `PEERS`, or, where there are none, 32,768 tokens at
+most."""
 
 
 def main() -> None:
