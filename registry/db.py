@@ -6,7 +6,6 @@ opens one `transaction` and everything in it happens or nothing does.
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
 from datetime import UTC, datetime
 from functools import cache, partial
 from pathlib import Path
@@ -171,42 +170,31 @@ def insert_rows(
 
     A row is the values of its attributes; what it does not say becomes the column's default.
     """
-    _insert_into(model).insert(reader, [_by_column(model, _complete(model, row)) for row in rows])
+    _insert_into(model).insert(reader, [_by_column(model, row) for row in rows])
 
 
 def insert_row(
     reader: Reader, model: type[DeclarativeBase], said: Mapping[str, Any]
 ) -> dict[str, Any]:
     """The same for one row; the value of every attribute is returned."""
-    row = _complete(model, said)
-    _insert_into(model).insert(reader, [_by_column(model, row)])
-    return row
+    values = _by_column(model, said)
+    _insert_into(model).insert(reader, [values])
+    return {attribute: values[column] for column, attribute, _ in _columns(model)}
 
 
-def _complete(model: type[DeclarativeBase], said: Mapping[str, Any]) -> dict[str, Any]:
-    """The values of a new row's attributes, its columns' defaults where it says nothing."""
+def _by_column(model: type[DeclarativeBase], said: Mapping[str, Any]) -> dict[str, Any]:
+    """The values of a new row by the names of its columns, defaults where it says nothing."""
     return {
-        one.attribute: said[one.attribute] if one.attribute in said else one.default()
-        for one in _columns(model)
+        column: said[attribute] if attribute in said else default()
+        for column, attribute, default in _columns(model)
     }
 
 
-def _by_column(model: type[DeclarativeBase], row: Mapping[str, Any]) -> dict[str, Any]:
-    return {one.column: row[one.attribute] for one in _columns(model)}
-
-
-@dataclass(frozen=True)
-class _Column:
-    column: str
-    attribute: str
-    default: Callable[[], Any]
-
-
 @cache
-def _columns(model: type[DeclarativeBase]) -> Sequence[_Column]:
+def _columns(model: type[DeclarativeBase]) -> Sequence[tuple[str, str, Callable[[], Any]]]:
     """Every column with its attribute, and what it is in a row that does not say it."""
     return tuple(
-        _Column(one.columns[0].key, one.key, _default(one.columns[0]))
+        (one.columns[0].key, one.key, _default(one.columns[0]))
         for one in inspect(model).column_attrs
     )
 
