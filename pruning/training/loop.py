@@ -17,6 +17,7 @@ from transformers import PreTrainedModel
 from pruning.data.mixture import Exhaustion, MixtureSampler
 from pruning.errors import NumericsDiverged, OutOfMemory
 from pruning.events import Emit, RunWarning, StepFinished
+from pruning.memory import give_back_memory
 from pruning.models.loss import predictions_inside
 from pruning.ranks import Ranks, own_part, whole
 from pruning.recipe_parts.recovery import Recovery
@@ -125,6 +126,7 @@ class TrainingLoop:
     ) -> None:
         self.trained_model.train()
         good = self._snapshot()
+        settling = True
         while self.progress.step < until_step:
             started = time.perf_counter()
             loss, grad_norm = self._gradient()
@@ -132,6 +134,10 @@ class TrainingLoop:
                 self._roll_back(good, loss=loss, grad_norm=grad_norm)
                 continue
             learning_rate = self._update()
+            if settling:
+                # Adam's moments now lie where activations were, whose holes fit no others.
+                give_back_memory(self._device())
+                settling = False
             self._report(increment, loss, grad_norm, learning_rate, time.perf_counter() - started)
             if after_step():
                 return
