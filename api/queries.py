@@ -29,7 +29,7 @@ def refuse_unknown_query(request: Request) -> None:
     """
     if any("\0" in str(value) for value in request.path_params.values()):
         raise Problem("not_found", "There is nothing here.")
-    if not request.query_params:
+    if not request.scope["query_string"]:
         return
     route = request.scope["route"]
     known = {**read_by_route(route.openapi_extra), **dict(_query_parameters(route.dependant))}

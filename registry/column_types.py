@@ -46,6 +46,12 @@ def _storable(value: Any) -> Any:
             return value
 
 
+def _with_zone(value: datetime | None) -> datetime | None:
+    if value is not None and value.tzinfo is None:
+        raise ValueError(f"{value!r} has no time zone")
+    return value
+
+
 class UtcDateTime(TypeDecorator[datetime]):
     """An aware UTC time; SQLite keeps it as fixed-width text, so that it sorts and compares."""
 
@@ -57,13 +63,19 @@ class UtcDateTime(TypeDecorator[datetime]):
             return dialect.type_descriptor(DATETIME())  # type: ignore[no-untyped-call]  # untyped there
         return dialect.type_descriptor(DateTime(timezone=True))
 
-    def process_bind_param(self, value: datetime | None, dialect: Dialect) -> datetime | None:
-        if value is None:
-            return None
-        if value.tzinfo is None:
-            raise ValueError(f"{value!r} has no time zone")
-        value = value.astimezone(UTC)
-        return value.replace(tzinfo=None) if dialect.name == "sqlite" else value
+    def bind_processor(self, dialect: Dialect) -> Any:
+        """Postgres' driver writes the zone with the time."""
+        if dialect.name == "postgresql":
+            return _with_zone
+        return super().bind_processor(dialect)
+
+    def process_bind_param(
+        self,
+        value: datetime | None,
+        dialect: Dialect,  # noqa: ARG002  # The base class's signature.
+    ) -> datetime | None:
+        zoned = _with_zone(value)
+        return zoned and zoned.astimezone(UTC).replace(tzinfo=None)
 
     def result_processor(self, dialect: Dialect, coltype: Any) -> Any:
         """Postgres' driver reads aware times in UTC already: connections are set to that."""
