@@ -7,6 +7,7 @@ from typing import Any
 import schemathesis
 from schemathesis.core.parameters import ParameterLocation
 from schemathesis.generation import GenerationMode
+from schemathesis.generation.meta import TestPhase
 
 IDS: dict[str, str] = json.loads(os.environ.get("CONTRACT_IDS", "{}"))
 
@@ -24,9 +25,12 @@ def map_case(
 ) -> schemathesis.Case[Any]:
     """Half of the made-up ids become those of real things, or fuzzing would see little but 404.
 
-    Those that were made up to be refused stay, or the tool would wait for the refusal.
+    Those that were made up to be refused stay, or the tool would wait for the refusal; and those of
+    a scenario, whose ids are of what its steps have created.
     """
-    made = case.meta.components.get(ParameterLocation.PATH) if case.meta is not None else None
+    if case.meta is None or case.meta.phase.name is TestPhase.STATEFUL:
+        return case
+    made = case.meta.components.get(ParameterLocation.PATH)
     if made is None or made.mode is GenerationMode.NEGATIVE or len(str(case.path_parameters)) % 2:
         return case
     case.path_parameters = {n: IDS.get(n, value) for n, value in case.path_parameters.items()}
