@@ -10,10 +10,12 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from sqlalchemy import Connection, Dialect, Float, Insert, Row, Select, TextClause
+from sqlalchemy import JSON, Connection, Dialect, Float, Insert, Row, Select, TextClause
 from sqlalchemy.exc import DBAPIError
 from sqlalchemy.orm import Session
 from sqlalchemy.types import TypeEngine
+
+from registry.column_types import dump_json
 
 Reader = Session | Connection
 """What queries for rows, not entities, can be sent through."""
@@ -111,6 +113,9 @@ def _in_words(statement: _Statement, dialect: Dialect) -> _Words:
 
 
 def _binding(kind: TypeEngine[Any], dialect: Dialect) -> _Convert | None:
+    if isinstance(kind, JSON):
+        # As text, which the statement casts: the driver's own way wraps it to find that out.
+        return lambda value: None if value is None else dump_json(value)
     return kind.dialect_impl(dialect).bind_processor(dialect)
 
 

@@ -14,6 +14,6 @@ class Part(BaseModel):
     @classmethod
     def _drop_auto(cls, value: object) -> object:
         """`"auto"` means "as if I had not written it": the default, or what the run finds."""
-        if isinstance(value, Mapping):
+        if isinstance(value, Mapping) and "auto" in value.values():
             return {k: v for k, v in value.items() if not (isinstance(v, str) and v == "auto")}
         return value
