@@ -7,6 +7,7 @@ from pruning.allocation.equal_marginal import cheapest_same_widths, cheapest_wid
 from pruning.allocation.hidden import balanced_widths, keep_hidden, narrow_stream
 from pruning.allocation.per_layer import open_ledgers, pay_down, settle
 from pruning.allocation.rates import AXIS_RATES, fluctuations, layer_adaptive_rates
+from pruning.allocation.retained import retaining_widths
 from pruning.allocation.same_width import SharedAccount, same_widths, share
 from pruning.allocation.shapes import shape_plan
 from pruning.allocation.zscore import axis_rates, standout_widths
@@ -139,8 +140,14 @@ def _narrow_layers(
     if allocation.kind == "equal_marginal":
         widths = _pay_cheapest(accounts, excess, allocation, len(plan.living))
         return plan_after(plan, accounts, widths), Debt.none(len(plan.layers))
-    if allocation.kind == "global_zscore":
-        widths = _pay_standouts(accounts, scores, excess, allocation)
+    if allocation.kind in ("global_zscore", "energy"):
+        widths = (
+            retaining_widths(accounts, excess)
+            if allocation.kind == "energy"
+            else standout_widths(accounts, scores, excess)
+        )
+        if allocation.layout == "uniform":
+            widths = _evened(accounts, widths, excess)
         return plan_after(plan, accounts, widths), Debt.none(len(plan.layers))
     rates = _rates(accounts, scores, allocation)
     if allocation.layout == "uniform":
@@ -198,17 +205,13 @@ def _pay_cheapest(
     return {(account.layer, account.axis): common[account.axis] for account in accounts}
 
 
-def _pay_standouts(
-    accounts: list[Account], scores: Scores, excess: int, allocation: Allocation
+def _evened(
+    accounts: list[Account], widths: dict[tuple[int, Axis], int], excess: int
 ) -> dict[tuple[int, Axis], int]:
-    widths = standout_widths(accounts, scores, excess)
-    if allocation.layout == "per_layer":
-        return widths
-    rates = axis_rates(accounts, widths)
-    shared = share(accounts, rates, len({account.layer for account in accounts}))
-    common, _ = _pay_together(
-        accounts, shared, excess, {(account.layer, account.axis): 0.0 for account in accounts}
-    )
+    """One width for each axis, which loses over all layers what `widths` took from it."""
+    shared = share(accounts, axis_rates(accounts, widths), len({a.layer for a in accounts}))
+    nothing = {(account.layer, account.axis): 0.0 for account in accounts}
+    common, _ = _pay_together(accounts, shared, excess, nothing)
     return common
 
 

@@ -8,7 +8,7 @@ from collections.abc import Iterator, Sequence
 from itertools import pairwise
 
 from pruning.allocation.accounts import Account
-from pruning.allocation.per_layer import open_ledgers, pay_down
+from pruning.allocation.per_layer import widths_in_order
 from pruning.allocation.same_width import SharedAccount, removed_together
 from pruning.recipe_parts.method import Axis
 
@@ -30,12 +30,7 @@ def convex_marginals(costs: Sequence[float], sizes: Sequence[int]) -> list[float
 
 def cheapest_widths(accounts: list[Account], excess: int) -> dict[tuple[int, Axis], int]:
     """The width of each account after at least `excess` parameters are gone at the least cost."""
-    keys = [(account.layer, account.axis) for account in accounts]
-    ledgers = open_ledgers(accounts, [1.0] * len(accounts), dict.fromkeys(keys, 0.0))
-    for ledger in ledgers:
-        ledger.marginals = _marginals(ledger.account)
-    pay_down(ledgers, excess)
-    return {key: ledger.width for key, ledger in zip(keys, ledgers, strict=True)}
+    return widths_in_order(accounts, excess, _marginals)
 
 
 def cheapest_same_widths(shared: list[SharedAccount], excess: int) -> dict[Axis, int] | None:

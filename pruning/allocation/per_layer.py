@@ -1,6 +1,7 @@
 """Paying a target down one step of one account at a time: layers get widths of their own."""
 
 import heapq
+from collections.abc import Callable
 from dataclasses import dataclass, replace
 
 from pruning.allocation.accounts import Account
@@ -107,6 +108,21 @@ def pay_down(ledgers: list[Ledger], excess: int) -> None:
     if excess > 0:
         last = min(too_coarse, key=lambda ledger: (ledger.next_cost(), ledger.turn()))
         _give_back(ledgers, _take(last) - excess)
+
+
+def widths_in_order(
+    accounts: list[Account], excess: int, marginals_of: Callable[[Account], tuple[float, ...]]
+) -> dict[tuple[int, Axis], int]:
+    """The width of each account after at least `excess` parameters are gone.
+
+    `marginals_of` an account says when each of its steps is due: the least of all comes first.
+    """
+    keys = [(account.layer, account.axis) for account in accounts]
+    ledgers = open_ledgers(accounts, [1.0] * len(accounts), dict.fromkeys(keys, 0.0))
+    for ledger in ledgers:
+        ledger.marginals = marginals_of(ledger.account)
+    pay_down(ledgers, excess)
+    return {key: ledger.width for key, ledger in zip(keys, ledgers, strict=True)}
 
 
 def settle(ledgers: list[Ledger]) -> list[float]:

@@ -6,7 +6,7 @@ from itertools import pairwise
 from statistics import fmean, pstdev
 
 from pruning.allocation.accounts import Account
-from pruning.allocation.per_layer import open_ledgers, pay_down
+from pruning.allocation.per_layer import widths_in_order
 from pruning.recipe_parts.method import Axis
 from pruning.scores import Scores
 
@@ -25,13 +25,11 @@ def standout_widths(
     accounts: list[Account], scores: Scores, excess: int
 ) -> dict[tuple[int, Axis], int]:
     """The width of each account after the groups that stand out least are gone."""
-    keys = [(account.layer, account.axis) for account in accounts]
-    ledgers = open_ledgers(accounts, [1.0] * len(accounts), dict.fromkeys(keys, 0.0))
-    for ledger in ledgers:
-        deviations = scores.layers[ledger.account.layer].deviations
-        ledger.marginals = _marginals(ledger.account, deviations.get(ledger.account.axis))
-    pay_down(ledgers, excess)
-    return {key: ledger.width for key, ledger in zip(keys, ledgers, strict=True)}
+
+    def marginals_of(account: Account) -> tuple[float, ...]:
+        return _marginals(account, scores.layers[account.layer].deviations.get(account.axis))
+
+    return widths_in_order(accounts, excess, marginals_of)
 
 
 def axis_rates(accounts: list[Account], widths: Widths) -> list[float]:

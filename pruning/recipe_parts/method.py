@@ -45,7 +45,7 @@ HIDDEN_IMPORTANCE: tuple[ImportanceKind, ...] = (
 """What hidden channels can be measured by."""
 TaylorOrder = Literal["first", "second", "mix"]
 AllocationKind = Literal[
-    "uniform", "layer_adaptive", "equal_marginal", "global_zscore", "fluctuation"
+    "uniform", "layer_adaptive", "equal_marginal", "global_zscore", "fluctuation", "energy"
 ]
 Layout = Literal["per_layer", "uniform"]
 Compensation = Literal["none", "least_squares", "newton", "bias", "affine", "merge"]

@@ -512,7 +512,33 @@ def test_a_head_is_standardised_by_the_deviation_of_its_channels() -> None:
     assert zscores(heads, deviation) == pytest.approx(standardised.mean(dim=1).tolist(), abs=1e-5)
 
 
-@pytest.mark.parametrize("kind", ["global_zscore", "equal_marginal"])
+@settings(deadline=None)
+@given(st.floats(0, 0.8), st.integers(0, 99))
+def test_energy_leaves_every_layer_as_narrow_as_one_share_of_its_importance_lets(
+    sparsity: float, seed: int
+) -> None:
+    plan = whole(layers=4, intermediate=64, kv_groups=1)
+    geometry, scores = make_geometry(layers=4), make_scores(plan, seed=seed)
+    channel = geometry.group_costs[0]["intermediate"]
+    pruned, _ = allocate(
+        scores,
+        plan,
+        geometry,
+        target_num_parameters=geometry.num_parameters(plan) - round(sparsity * 4 * 64) * channel,
+        allocation=Allocation(kind="energy", constraints=FREE),
+        axes=("intermediate",),
+    )
+    kept, without_one = [], []
+    for layer, score in zip(pruned.layers, scores.layers, strict=True):
+        importance = score.intermediate / score.intermediate.sum()
+        found = importance[list(layer.intermediate)]
+        assert found.min() >= importance.sort(descending=True).values[len(found) - 1]
+        kept.append(found.sum().item())
+        without_one.append((found.sum() - found.min()).item())
+    assert min(kept) >= max(without_one) - 1e-6
+
+
+@pytest.mark.parametrize("kind", ["global_zscore", "equal_marginal", "energy"])
 def test_a_uniform_layout_is_open_to_global_rankings(kind: AllocationKind) -> None:
     plan = whole(layers=4, intermediate=128, kv_groups=4)
     geometry = make_geometry(layers=4)
