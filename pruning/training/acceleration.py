@@ -12,6 +12,7 @@ from transformers import PreTrainedModel
 from pruning.events import Emit, RunWarning
 from pruning.models.adapter import adapter_for
 from pruning.models.attention import blockwise_attention
+from pruning.models.lean import lean_layers
 from pruning.recipe_parts.recovery import Recovery
 
 _COMPILERS = {"cpu": ("c++", "g++", "clang++"), "cuda": ("cc", "gcc", "clang")}
@@ -27,8 +28,8 @@ def accelerated(model: PreTrainedModel, recovery: Recovery, emit: Emit) -> Itera
         stack.enter_context(blockwise_attention(model))
         if recovery.activation_checkpointing:
             stack.enter_context(_checkpointed(model))
-        if recovery.compile:
-            stack.enter_context(_compiled(model, emit))
+        # A compiler decides by itself what to keep.
+        stack.enter_context(_compiled(model, emit) if recovery.compile else lean_layers(model))
         yield
 
 
