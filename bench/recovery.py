@@ -2,6 +2,7 @@
 
     python -m bench.recovery --model DIR --train DIR --evaluation FILE
         [--sparsity 0.2] [--tokens 200000] [--variants fresh-3 default-3 distilled-6-dynamic …]
+        [--device cuda]
 
 A variant is `WAY-INCREMENTS[-dynamic]`. Ways, all but the last two cut by the default method:
 
@@ -61,8 +62,12 @@ WAYS = (
     *("official", "official_fast"),
 )
 VARIANTS = [
-    *(f"{way}-{n}" for way in ("fresh", "sliced", "distilled") for n in (1, 3, 6)),
-    *(f"{way}-3-dynamic" for way in ("sliced", "distilled")),
+    *(
+        f"{way}-{increments}{weights}"
+        for way in ("fresh", "sliced", "distilled")
+        for increments in (1, 3, 6)
+        for weights in ("", "-dynamic")
+    ),
     *("default-3", "official-3", "official_fast-3"),
 ]
 
@@ -111,7 +116,12 @@ def _conditions(args: argparse.Namespace) -> dict[str, Any]:
         "evaluation": f"{args.evaluation.name}, first {args.evaluation_tokens} tokens",
         "context_length": CONTEXT_LENGTH,
         "calibration_samples": args.calibration_samples,
+        "device": _device_name(args.device),
     }
+
+
+def _device_name(device: str) -> str:
+    return torch.cuda.get_device_name() if device == "cuda" else device
 
 
 def _arguments() -> argparse.Namespace:
@@ -126,6 +136,7 @@ def _arguments() -> argparse.Namespace:
     parser.add_argument("--calibration-samples", type=int, default=64, help="in each increment")
     parser.add_argument("--compile", action="store_true")
     parser.add_argument("--variants", nargs="+", default=VARIANTS, type=_variant)
+    parser.add_argument("--device", choices=("cpu", "cuda"), default="cpu")
     parser.add_argument("--threads", type=int, default=2)
     parser.add_argument("--work", type=Path, help="where interrupted runs go on in the next call")
     parser.add_argument("--results", type=Path, default=RESULTS)
@@ -179,7 +190,7 @@ def _measure(variant: str, args: argparse.Namespace) -> Row:
         work = Path(scratch)
         if args.work is not None:
             work = args.work / f"{variant}-{args.sparsity:g}-{args.tokens}"
-        events = _events(work, recipe_of(variant, args), args.threads)
+        events = _events(work, recipe_of(variant, args), args)
         published = [event for event in events if isinstance(event, IncrementFinished)]
         perplexity, suites = _evaluate(work / "out" / published[-1].directory, args)
     final = published[-1].increment
@@ -204,12 +215,12 @@ def _measure(variant: str, args: argparse.Namespace) -> Row:
     )
 
 
-def _events(work: Path, recipe: Recipe, threads: int) -> list[Event]:
+def _events(work: Path, recipe: Recipe, args: argparse.Namespace) -> list[Event]:
     """All events of a run in `work`, which goes on there if it was interrupted."""
     log = work / "events.jsonl"
     work.mkdir(parents=True, exist_ok=True)
     if not any(isinstance(event, RunFinished) for event in _logged(log)):
-        _run(work, recipe, threads, log)
+        _run(work, recipe, args, log)
     return _logged(log)
 
 
@@ -218,12 +229,13 @@ def _logged(log: Path) -> list[Event]:
     return [parse_event(line) for line in lines]
 
 
-def _run(work: Path, recipe: Recipe, threads: int, log: Path) -> None:
+def _run(work: Path, recipe: Recipe, args: argparse.Namespace, log: Path) -> None:
     path, out_dir = work / "recipe.json", work / "out"
     path.write_text(recipe.model_dump_json())
     reading, writing = os.pipe()
     command = [sys.executable, "-m", "pruning", "run", str(path), "--out", str(out_dir)]
-    command += ["--events-fd", str(writing), "--device", "cpu", "--threads", str(threads)]
+    command += ["--events-fd", str(writing), "--device", args.device]
+    command += ["--threads", str(args.threads)]
     kept = sorted(out_dir.glob("increment-*")) or sorted(out_dir.glob("partial-0001"))
     if kept:
         command += ["--resume", str(kept[-1])]
@@ -264,7 +276,8 @@ def _evaluate(directory: Path, args: argparse.Namespace) -> tuple[float, Suites]
     """Perplexity of the first tokens of the text in windows of 2048, and the suites' scores, each
     with its standard error; in bf16 autocast."""
     tokenizer = AutoTokenizer.from_pretrained(directory)
-    model = AutoModelForCausalLM.from_pretrained(directory, dtype=torch.float32).eval()
+    model = AutoModelForCausalLM.from_pretrained(directory, dtype=torch.float32)
+    model = model.to(args.device).eval()
     ids = tokenizer(args.evaluation.read_text(), add_special_tokens=False)["input_ids"]
     perplexity = evaluate_perplexity(
         model,
