@@ -53,7 +53,7 @@ RESULTS = Path(__file__).parent / "results"
 
 DEFAULTS = {
     "espalier": {
-        "importance": {"calibration": {"num_samples": 72, "sequence_length": 512, "batch_size": 2}},
+        "importance": {"calibration": {"num_samples": 64, "sequence_length": 512, "batch_size": 2}},
     },
     "adapt_pruner": {
         "schedule": {"num_increments": 10},

@@ -4,12 +4,12 @@ from collections.abc import Mapping
 from typing import Any
 
 PRESETS: Mapping[str, Mapping[str, Any]] = {
-    # Structured optimal brain surgery in one currency (docs/method.md): K-FAC Fisher costs after
-    # repair, the same marginal cost everywhere, least-squares repair at each cut and a Newton step.
+    # Structured optimal brain surgery in one currency (docs/method.md): K-FAC Fisher costs, of
+    # groups after repair and of whole blocks, least-squares repair at each cut and a Newton step.
     "espalier": {
         "axes": ("intermediate", "kv_group"),
         "importance": {"kind": "fisher"},
-        "allocation": {"kind": "equal_marginal"},
+        "allocation": {"kind": "layer_adaptive"},
         "compensation": "newton",
         "recovery": {"kind": "full", "learning_rate": {"kind": "wsd"}},
     },
@@ -140,11 +140,7 @@ PRESETS: Mapping[str, Mapping[str, Any]] = {
 }
 
 BEFORE_TRAINING: Mapping[str, Mapping[str, Any]] = {
-    # The first training steps do what a Newton step would, and sparsity follows what whole blocks
-    # are worth.
-    "espalier": {
-        "allocation": {"kind": "layer_adaptive"},
-        "compensation": "least_squares",
-    },
+    # The first training steps do what a Newton step would.
+    "espalier": {"compensation": "least_squares"},
 }
 """How a preset differs where training follows its cuts."""

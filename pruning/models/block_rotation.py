@@ -138,11 +138,14 @@ def _embedding_factor(config: Any) -> float:
 
 
 def _principal(streams: Sequence[Tensor], size: int) -> Tensor:
-    """The `size` directions [D, d] with the most energy of the normalised stream, fp64."""
+    """The `size` directions [D, d] with the most energy of the stream, fp64.
+
+    Of the stream as it is, like the official code, not of what the norms make of it, like the
+    paper's text: what is cut off is lost to all later blocks as well (docs/presets.md).
+    """
     total_DD: Tensor | None = None
     for stream_BTD in streams:
         rows_ND = stream_BTD.flatten(0, -2).double()
-        rows_ND = rows_ND / rows_ND.square().mean(dim=1, keepdim=True).sqrt().clamp_min(1e-12)
         product_DD = rows_ND.T @ rows_ND
         total_DD = product_DD if total_DD is None else total_DD.add_(product_DD)
     assert total_DD is not None

@@ -116,12 +116,12 @@ def test_a_recipe_goes_by_the_credential_of_its_model_or_its_text() -> None:
     [
         ({}, "layer_adaptive"),
         ({"recovery": {"kind": "lora"}}, "layer_adaptive"),
-        ({"recovery": {"kind": "none"}}, "equal_marginal"),
+        ({"recovery": {"kind": "none"}}, "layer_adaptive"),
         ({"allocation": {"kind": "equal_marginal"}}, "equal_marginal"),
         ({"method": "efficientllm"}, "equal_marginal"),
     ],
 )
-def test_the_default_spreads_sparsity_by_blocks_where_training_follows(
+def test_the_default_spreads_sparsity_by_what_whole_blocks_are_worth(
     changes: dict[str, Any], allocation: str
 ) -> None:
     assert recipe(**changes).allocation.kind == allocation
