@@ -145,7 +145,7 @@ def read_estimate(
         increments=list(found.increments),
         tokens=found.num_tokens,
         calibration_tokens=found.num_calibration_tokens,
-        peak_memory_bytes=found.peak_memory_bytes,
+        peak_memory_bytes=_memory(found, pace),
         storage_bytes=found.storage_bytes,
         time=EstimatedTime(
             estimate_available=(seconds := _seconds(found, pace)) is not None,
@@ -165,10 +165,14 @@ def summary_of(foretold: Foretold, pace: Pace | None) -> dict[str, Any]:
         "size_bytes": found.final_num_parameters * found.bytes_per_parameter,
         "increments": len(found.increments),
         "tokens": found.num_tokens,
-        "peak_memory_bytes": found.peak_memory_bytes,
+        "peak_memory_bytes": _memory(found, pace),
         "storage_bytes": found.storage_bytes,
         "seconds": _seconds(found, pace),
     }
+
+
+def _memory(found: Estimate, pace: Pace | None) -> int:
+    return found.peak_memory_bytes(pace.device if pace else None)
 
 
 def _seconds(found: Estimate, pace: Pace | None) -> float | None:

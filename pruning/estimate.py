@@ -4,7 +4,7 @@ The rules are those of the run itself: the same targets, the same increments, th
 """
 
 import sys
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 from statistics import fmean
@@ -38,7 +38,6 @@ _TRAINING_BYTES = {"full": 16 + 4, "lora": 4 + 4, "none": 8}
 roll back to; without training, weight and gradient of the calibration."""
 _STATE_BYTES = 12
 """Of each parameter in a stored training state: fp32 weight and two moments."""
-_MICRO_BATCH_TOKENS = 4096
 _LOSS_CHUNK_TOKENS = 512
 _RUNTIME_BYTES = 600 << 20
 """The interpreter with torch and transformers imported."""
@@ -58,7 +57,12 @@ class Estimate:
     num_tokens: int | None
     num_calibration_tokens: int | None
     """Of each cut."""
-    peak_memory_bytes: int
+    memory_by_device: Mapping[str, int]
+    """Bytes while it trains, on each kind of device that the recipe can run on."""
+
+    def peak_memory_bytes(self, device: str | None = None) -> int:
+        """While it trains; the most that it can be, where it is not known on what."""
+        return self.memory_by_device.get(device or "", max(self.memory_by_device.values()))
 
     @property
     def final_num_parameters(self) -> int:
@@ -125,7 +129,9 @@ def estimate(
         bytes_per_parameter=BYTES_PER_PARAMETER[recipe.output.dtype],
         num_tokens=num_tokens,
         num_calibration_tokens=_calibration_tokens(recipe, num_tokens, len(increments)),
-        peak_memory_bytes=_peak_memory(recipe, architecture),
+        memory_by_device={
+            device: _peak_memory(recipe, architecture, device) for device in _devices(recipe)
+        },
     )
 
 
@@ -270,14 +276,17 @@ def _calibration_tokens(recipe: Recipe, num_tokens: int | None, num_increments: 
     return size.num_tokens
 
 
-def _peak_memory(recipe: Recipe, architecture: Architecture) -> int:
+def _devices(recipe: Recipe) -> Sequence[str]:
+    if recipe.processes > 1:
+        return ("cpu",)
+    return ("cuda",) if recipe.gpus is not None else ("cpu", "cuda")
+
+
+def _peak_memory(recipe: Recipe, architecture: Architecture, device: str) -> int:
     """Bytes while training the model as it is before the first cut, when it is largest."""
     recovery = recipe.recovery
     weights = architecture.num_parameters * _TRAINING_BYTES[recovery.kind]
-    sequences = recovery.micro_batch_sequences or max(
-        1, _MICRO_BATCH_TOKENS // recovery.sequence_length
-    )
-    tokens = sequences * recovery.sequence_length
+    tokens = recovery.micro_batch(device) * recovery.sequence_length
     width = 2 if recovery.precision == "bfloat16" else 4
     # What the backward pass of a decoder layer keeps: inputs of norms and projections in the
     # residual width, the projections' outputs, and the three MLP activations.

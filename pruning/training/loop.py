@@ -35,9 +35,6 @@ from pruning.training.teacher_cache import TeacherCache
 T = TypeVar("T")
 MAX_ROLLBACKS = 3
 _SNAPSHOT_STEPS = 200
-_MICRO_BATCH_TOKENS = {"cpu": 1024, "cuda": 4096}
-"""Tokens of a micro-batch where the recipe does not say. Of a 135M model each one keeps 1 MB until
-its gradient is there; twice as many save a CPU no time (docs/training.md)."""
 
 
 @dataclass
@@ -232,9 +229,7 @@ class TrainingLoop:
     def _micro_batch(self) -> int:
         if self._halved_micro_batch is not None:
             return self._halved_micro_batch
-        tokens = _MICRO_BATCH_TOKENS[self._device().type]
-        automatic = max(1, tokens // self.recovery.sequence_length)
-        return self.recovery.micro_batch_sequences or min(self.batch_sequences, automatic)
+        return min(self.batch_sequences, self.recovery.micro_batch(self._device().type))
 
     def _update(self) -> float:
         learning_rate = self.schedule.at(self.progress.step) * self.progress.learning_rate_scale

@@ -105,10 +105,24 @@ def test_calibration_is_known_where_the_text_is_or_does_not_matter() -> None:
     ],
 )
 def test_memory_follows_how_the_model_is_trained(recovery: dict[str, Any], more: bool) -> None:
-    usual = estimate(recipe(), CONFIG).peak_memory_bytes
-    found = estimate(recipe(recovery=recovery), CONFIG).peak_memory_bytes
+    usual = estimate(recipe(), CONFIG).peak_memory_bytes()
+    found = estimate(recipe(recovery=recovery), CONFIG).peak_memory_bytes()
     assert (found > usual) == more
     assert found != usual
+
+
+def test_memory_follows_the_micro_batch_of_the_device() -> None:
+    found = estimate(recipe(), CONFIG)
+    quarter = estimate(recipe(recovery={"micro_batch_sequences": 2}), CONFIG)
+    assert found.peak_memory_bytes("cpu") == quarter.peak_memory_bytes("cuda")
+    assert found.peak_memory_bytes("cpu") < found.peak_memory_bytes("cuda")
+
+
+def test_memory_of_an_unknown_device_is_the_most_that_the_recipe_allows() -> None:
+    found = estimate(recipe(), CONFIG)
+    assert found.peak_memory_bytes() == found.peak_memory_bytes("cuda")
+    spread = estimate(recipe(processes=2), CONFIG)
+    assert spread.peak_memory_bytes() == found.peak_memory_bytes("cpu")
 
 
 def test_an_unknown_architecture_is_refused_with_those_supported() -> None:
