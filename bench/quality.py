@@ -146,7 +146,8 @@ def _run(
     waiting, num_parameters, num_prunable = list(shares), *_base_sizes(args)
     for report in read_reports(directory / "out" / REPORTS):
         removed = (num_parameters - report.num_parameters) / num_prunable
-        while waiting and removed >= waiting[0] - 1e-6:
+        # A run ends at its last share, whatever a head of its own adds to the parameters.
+        while waiting and (removed >= waiting[0] - 1e-6 or report.final):
             yield _Pruned(preset=preset, sparsity=waiting.pop(0), report=report)
 
 
