@@ -12,23 +12,27 @@ from matplotlib import pyplot
 
 
 def plot_quality(found: Mapping[str, Any], path: Path) -> None:
-    """Perplexity over the share removed, one line per preset, one panel per context length."""
-    figure, panels = pyplot.subplots(1, 2, figsize=(10, 4), constrained_layout=True)
+    """Perplexity over the share removed, one line per preset, one panel per context length.
+
+    A preset with changes to its recipe is in the table alone: it would have the plot to itself.
+    """
+    figure, panels = pyplot.subplots(1, 2, figsize=(11, 4.5), constrained_layout=True)
+    presets = dict.fromkeys(row["preset"] for row in found["rows"] if "," not in row["preset"])
     for panel, length in zip(panels, found["context_lengths"], strict=True):
-        for preset in dict.fromkeys(row["preset"] for row in found["rows"]):
+        for preset in presets:
             rows = [row for row in found["rows"] if row["preset"] == preset]
-            removed = [0.0, *(100 * row["removed"] for row in rows)]
+            removed = [0.0, *(100 * row["sparsity"] for row in rows)]
             metric = f"perplexity_{length}"
             values = [found["dense"][metric], *(row[metric] for row in rows)]
             panel.plot(removed, values, marker="o", label=preset)
         panel.set(
             yscale="log",
-            xlabel="decoder parameters removed, %",
+            xlabel="decoder parameters to remove, %",
             ylabel="perplexity",
             title=f"context {length}, no training",
         )
         panel.grid(visible=True, which="both", alpha=0.25)
-    panels[0].legend()
+    figure.legend(*panels[0].get_legend_handles_labels(), loc="outside right upper")
     figure.savefig(path, dpi=150)
     pyplot.close(figure)
 
