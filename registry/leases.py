@@ -19,6 +19,9 @@ from registry.errors import LeaseLost, NotFound
 from registry.status import LEASED, JobStatus
 from registry.tables import Job, JobAttempt
 
+PREEMPTED = "preempted"
+"""The cause of a release that makes room for a job of higher priority."""
+
 
 @dataclass(frozen=True, kw_only=True)
 class Lease:
@@ -138,6 +141,8 @@ def release(
         jobs.transition(session, job, JobStatus.PAUSED, reason=reason, data=data)
     else:
         jobs.requeue(session, job, reason=reason, data={"cause": cause})
+    if cause == PREEMPTED:
+        scheduling.room_was_made(session, job.priority)
     return job.status
 
 

@@ -7,7 +7,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from datetime import datetime
 
-from sqlalchemy import ColumnElement, exists, func, select, text, tuple_
+from sqlalchemy import ColumnElement, exists, func, select, text, tuple_, update
 from sqlalchemy.orm import Session
 
 from pruning.recipe import Recipe
@@ -81,6 +81,22 @@ def is_outranked(session: Session, job_id: str, queues: Sequence[str]) -> bool:
         if group.priority > job.priority and quotas.has_room(session, group.tenant_id, leaves):
             return True
     return False
+
+
+def room_was_made(session: Session, priority: int) -> None:
+    """A job of this priority gave way, so that nothing of a higher one was hinted at in vain since.
+
+    Until the worker that is free now has had its time, no second job makes room for the same one.
+    """
+    waiting = (
+        select(Job.id)
+        .where(text(IS_QUEUED), Job.priority > priority, Job.num_hints > 0)
+        .with_for_update(skip_locked=True)
+    )
+    session.execute(
+        update(Job).where(Job.id.in_(waiting)).values(num_hints=0),
+        execution_options={"synchronize_session": "fetch"},
+    )
 
 
 def _others_rank_lower(session: Session, job_id: str, priority: int, queues: Sequence[str]) -> bool:

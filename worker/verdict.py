@@ -5,6 +5,7 @@ from dataclasses import dataclass
 from enum import StrEnum
 
 from pruning.events import Outcome, RunFailed, RunFinished
+from registry import leases
 from registry.failures import JobError
 
 EXIT_RETRYABLE = 75
@@ -15,7 +16,7 @@ class Stop(StrEnum):
     """Why the worker stopped the child, if it did."""
 
     SLICE = "slice"  # others shall have a turn
-    PREEMPTED = "preempted"  # a job of higher priority waits
+    PREEMPTED = leases.PREEMPTED  # a job of higher priority waits
     SHUTDOWN = "shutdown"  # this worker ends
     PAUSE = "pause"
     CANCEL = "cancel"

@@ -109,6 +109,23 @@ def test_a_running_job_makes_room_for_a_higher_one_that_no_free_worker_took(
     assert not scheduling.is_outranked(session, running[0].id, ALL)
 
 
+def test_one_job_alone_makes_room_until_the_worker_it_freed_has_had_its_time(
+    session: Session, tenant: Tenant
+) -> None:
+    higher, lower = (submit(session, tenant, priority=p) for p in (1, 0))
+    held = {}
+    while lease := leases.acquire_next(session, ALL, "worker", 30):
+        held[lease.job_id] = lease
+    waiting = submit(session, tenant, priority=5)
+    waiting.num_hints = 1
+    session.flush()
+    leases.release(session, held[lower.id], cause=leases.PREEMPTED)
+    assert not scheduling.is_outranked(session, higher.id, ALL)
+    waiting.num_hints += 1
+    session.flush()
+    assert scheduling.is_outranked(session, higher.id, ALL)
+
+
 @pytest.mark.parametrize(("limit", "outranked"), [(2, False), (3, True)])
 def test_nothing_makes_room_for_a_job_that_its_tenant_may_not_run(
     session: Session, tenant: Tenant, make_job: MakeJob, limit: int, outranked: bool
