@@ -4,6 +4,7 @@ SliceGPT's variance threshold (arXiv 2401.15024, appendix) for any axis and impo
 width whose groups hold that share of the whole. The target decides what share it is.
 """
 
+import math
 from itertools import accumulate
 
 from pruning.allocation.accounts import Account
@@ -19,6 +20,6 @@ def retaining_widths(accounts: list[Account], excess: int) -> dict[tuple[int, Ax
 def _lost_shares(account: Account) -> tuple[float, ...]:
     """What share of an account's importance is gone after each of its steps."""
     lost = [0.0, *accumulate(account.importances)]
-    # Groups of no importance at all are the first to go.
-    whole = lost[-1] or 1.0
+    # What may not go at all has infinite importance; groups of none are the first to go.
+    whole = sum(filter(math.isfinite, account.importances)) or 1.0
     return tuple(lost[account.width - width] / whole for width in account.steps)

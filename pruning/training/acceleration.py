@@ -50,7 +50,8 @@ def _compiled(model: PreTrainedModel, emit: Emit) -> Iterator[None]:
     if not any(shutil.which(name) for name in _COMPILERS.get(device, ())):
         message = "this machine has no C compiler: training goes on without compilation"
         emit(RunWarning(code="not_compiled", message=message))
-        yield
+        with lean_layers(model):
+            yield
         return
     layers: list[nn.Module] = adapter_for(model.config).layers(model)
     for layer in layers:

@@ -1,6 +1,7 @@
 """Allocation: exact targets, honoured constraints, carried debt, over models of many sizes."""
 
 import dataclasses
+import math
 from typing import get_args
 
 import pytest
@@ -536,6 +537,23 @@ def test_energy_leaves_every_layer_as_narrow_as_one_share_of_its_importance_lets
         kept.append(found.sum().item())
         without_one.append((found.sum() - found.min()).item())
     assert min(kept) >= max(without_one) - 1e-6
+
+
+def test_energy_counts_nothing_that_may_not_go() -> None:
+    plan = whole(layers=2, intermediate=64, kv_groups=1)
+    geometry, scores = make_geometry(layers=2), make_scores(plan)
+    importance = torch.cat([torch.arange(1.0, 61.0), torch.full((4,), math.inf)])
+    scores = Scores(tuple(dataclasses.replace(s, intermediate=importance) for s in scores.layers))
+    pruned, _ = allocate(
+        scores,
+        plan,
+        geometry,
+        target_num_parameters=geometry.num_parameters(plan)
+        - 20 * geometry.group_costs[0]["intermediate"],
+        allocation=Allocation(kind="energy", constraints=FREE),
+        axes=("intermediate",),
+    )
+    assert [len(layer.intermediate) for layer in pruned.layers] == [54, 54]
 
 
 @pytest.mark.parametrize("kind", ["global_zscore", "equal_marginal", "energy"])
