@@ -75,6 +75,9 @@ MICRO_BATCH_TOKENS = {"cpu": 1024, "cuda": 4096}
 """Held in memory at once where the recipe does not say. Of a 135M model each token keeps 1 MB until
 its gradient is there; what twice as many gain and cost on a CPU is in docs/training.md."""
 
+COMPILED_MICRO_BATCH_TOKENS = MICRO_BATCH_TOKENS | {"cpu": 2048}
+"""The same where layers are compiled: each token keeps less than half as much there."""
+
 
 class Recovery(Part):
     """Training after each cut: of all weights, of low-rank factors beside them, or none."""
@@ -134,7 +137,8 @@ class Recovery(Part):
 
     def micro_batch(self, device: str) -> int:
         """Sequences held in memory at once on a "cpu" or "cuda", if a batch has as many."""
-        automatic = max(1, MICRO_BATCH_TOKENS[device] // self.sequence_length)
+        tokens = COMPILED_MICRO_BATCH_TOKENS if self.compile else MICRO_BATCH_TOKENS
+        automatic = max(1, tokens[device] // self.sequence_length)
         return self.micro_batch_sequences or automatic
 
     @model_validator(mode="after")

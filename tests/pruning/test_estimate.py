@@ -118,6 +118,18 @@ def test_memory_follows_the_micro_batch_of_the_device() -> None:
     assert found.peak_memory_bytes("cpu") < found.peak_memory_bytes("cuda")
 
 
+def test_memory_of_compiled_layers_is_less_for_each_token_of_more() -> None:
+    eager = estimate(recipe(), CONFIG)
+    compiled = estimate(recipe(recovery={"compile": True}), CONFIG)
+    twice = estimate(recipe(recovery={"micro_batch_sequences": 4}), CONFIG)
+    assert compiled.peak_memory_bytes("cuda") < eager.peak_memory_bytes("cuda")
+    assert (
+        eager.peak_memory_bytes("cpu")
+        < compiled.peak_memory_bytes("cpu")
+        < twice.peak_memory_bytes("cpu")
+    )
+
+
 def test_memory_of_an_unknown_device_is_the_most_that_the_recipe_allows() -> None:
     found = estimate(recipe(), CONFIG)
     assert found.peak_memory_bytes() == found.peak_memory_bytes("cuda")
