@@ -11,6 +11,7 @@ A variant is `WAY-INCREMENTS[-dynamic]`. Ways, all but the last two cut by the d
 - `distilled`: the same, and learning from the base model
 - `distilled_fast`: the same with a higher learning rate
 - `default`: what a recipe says that says nothing of recovery
+- `newton`: the same, after cuts that a Newton step follows
 - `official`: Adapt-Pruner's allocation, cross-entropy, moments forgotten, its learning rate
 - `official_fast`: the same with a learning rate that suits few tokens better
 
@@ -58,7 +59,7 @@ CONTEXT_LENGTH = 2048
 HELD_OUT_TOKENS = 8192
 CHECKPOINT_SECONDS = 120.0
 WAYS = (
-    *("fresh", "sliced", "distilled", "distilled_fast", "default"),
+    *("fresh", "sliced", "distilled", "distilled_fast", "default", "newton"),
     *("official", "official_fast"),
 )
 VARIANTS = [
@@ -80,6 +81,7 @@ _RECOVERY: dict[str, dict[str, Any]] = {
     "distilled": _DISTILLED,
     "distilled_fast": {**_DISTILLED, "learning_rate": {"peak": 3e-4}},
     "default": {},
+    "newton": {},
     "official": {**_FRESH, "learning_rate": {"peak": 2e-5}},
     "official_fast": {**_FRESH, "learning_rate": {"peak": 1e-4}},
 }
@@ -165,6 +167,7 @@ def recipe_of(variant: str, args: argparse.Namespace) -> Recipe:
                 "mixture": {"kind": "dynamic" if dynamic else "static", "update_steps": 10},
             },
             "method": "adapt_pruner" if way in OFFICIAL else "espalier",
+            **({"compensation": "newton"} if way == "newton" else {}),
             "importance": {
                 "calibration": {
                     "num_samples": args.calibration_samples,

@@ -38,7 +38,7 @@ def _main(monkeypatch: pytest.MonkeyPatch, **options: object) -> None:
     recovery.main()
 
 
-@pytest.mark.parametrize("variant", [*recovery.VARIANTS, "distilled_fast-1", "default-6-dynamic"])
+@pytest.mark.parametrize("variant", [*recovery.VARIANTS, "distilled_fast-1", "newton-6-dynamic"])
 def test_a_variant_is_the_recipe_that_its_name_says(variant: str, tmp_path: Path) -> None:
     conditions = argparse.Namespace(
         model=tmp_path,
@@ -55,6 +55,7 @@ def test_a_variant_is_the_recipe_that_its_name_says(variant: str, tmp_path: Path
     assert recipe.data.mixture.kind == ("dynamic" if dynamic else "static")
     assert recipe.method == ("adapt_pruner" if way.startswith("official") else "espalier")
     assert (recipe.recovery.distillation is not None) == way.startswith("distilled")
+    assert (recipe.compensation == "newton") == (way == "newton")
     assert recipe.recovery.fresh_moments == (way in ("fresh", "official", "official_fast"))
     assert recipe.recovery.learning_rate.peak == {"official": 2e-5, "distilled_fast": 3e-4}.get(
         way, 1e-4
