@@ -63,7 +63,7 @@ class _Limits:
     """No run needs more than these of one domain; reading stops when both are full."""
 
     train_tokens: float
-    held_out_tokens: float
+    held_out_tokens: int
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -174,10 +174,11 @@ def _read_evaluation(
             if writer.num_tokens >= data.max_held_out_tokens:
                 break
             hashes.add(content_hash(document))
-            digest.update(_identity(document))
-            ids = tokenize.encode([document])
-            told.tell(ids)
-            writer.append(ids[0])
+            encoded = tokenize.encode([document])
+            told.tell(encoded)
+            kept = encoded[0][: data.max_held_out_tokens - writer.num_tokens]
+            digest.update(_identity(document, cut=len(kept) < len(encoded[0])))
+            writer.append(kept)
     report.check("evaluation")
     return _Evaluation(tokens=writer.read(), hashes=frozenset(hashes), digest=digest.hexdigest())
 
@@ -216,11 +217,13 @@ def _read_domain(
         for batch in tokenize.encode_ahead(_batches(_split(wanted, fraction))):
             told.tell([ids for _, _, ids in batch])
             for document, is_held_out, ids in batch:
-                limit = limits.held_out_tokens if is_held_out else max_train_tokens
-                writer = held_out if is_held_out else train
-                if writer.num_tokens < limit:
+                if is_held_out and held_out.num_tokens < limits.held_out_tokens:
+                    kept = ids[: limits.held_out_tokens - held_out.num_tokens]
+                    digest.update(_identity(document, cut=len(kept) < len(ids)))
+                    held_out.append(kept)
+                elif not is_held_out and train.num_tokens < max_train_tokens:
                     digest.update(_identity(document))
-                    writer.append(ids)
+                    train.append(ids)
     report.check(source.name)
     return _Read(
         source=source,
@@ -232,10 +235,10 @@ def _read_domain(
     )
 
 
-def _identity(document: str) -> bytes:
-    """What is learned of a document depends on."""
+def _identity(document: str, *, cut: bool = False) -> bytes:
+    """What is learned of a document, or measured on it, depends on."""
     spoken = repr(document.spoken).encode() if isinstance(document, Chat) else b""
-    return content_hash(document).to_bytes(8, "big") + spoken
+    return content_hash(document).to_bytes(8, "big") + spoken + (b"cut" if cut else b"")
 
 
 def _split(documents: Iterable[str], fraction: float) -> Iterator[tuple[str, bool]]:

@@ -1,5 +1,6 @@
 import json
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -83,7 +84,30 @@ def test_reading_stops_where_the_run_has_enough(
     corpus = build(data, tiny_tokenizer, tmp_path / "corpus", max_train_tokens=1000)
     longest = max(len(ids) for ids in tiny_tokenizer(make_documents(400))["input_ids"]) + 1
     assert 1000 <= len(corpus.domains[0].train) < 1000 + longest
-    assert 300 <= len(corpus.domains[0].held_out) < 300 + longest
+    # And the end of the last document.
+    assert len(corpus.domains[0].held_out) == 300 + 1
+
+
+@pytest.mark.parametrize("explicit", [False, True])
+def test_held_out_text_is_cut_where_the_recipe_says_inside_a_document_too(
+    explicit: bool, tmp_path: Path, tiny_tokenizer: PreTrainedTokenizerFast
+) -> None:
+    pages = [" ".join(make_documents(50, seed=seed)) for seed in range(4)]
+    write_jsonl(tmp_path / "books.jsonl", pages)
+    write_jsonl(tmp_path / "test.jsonl", pages[:1])
+    data: dict[str, Any] = {"train": str(tmp_path / "books.jsonl")}
+    if explicit:
+        data |= {"evaluation": str(tmp_path / "test.jsonl")}
+    short, long = (
+        build(data | {"max_held_out_tokens": most}, tiny_tokenizer, tmp_path / str(most))
+        for most in (200, 100_000)
+    )
+    (start,), (whole,) = short.held_out, long.held_out
+    assert len(start) == 200 + 1 < len(whole)
+    assert np.array_equal(start[:200], whole[:200])
+    trained = documents_of(short.domains[0].train, tiny_tokenizer)
+    assert trained == documents_of(long.domains[0].train, tiny_tokenizer)
+    assert len(trained) == 3
 
 
 def test_the_fingerprint_follows_the_content(
