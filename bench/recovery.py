@@ -58,10 +58,6 @@ RESULTS = Path(__file__).parent / "results"
 CONTEXT_LENGTH = 2048
 HELD_OUT_TOKENS = 8192
 CHECKPOINT_SECONDS = 120.0
-WAYS = (
-    *("fresh", "sliced", "distilled", "distilled_fast", "default", "newton"),
-    *("official", "official_fast"),
-)
 VARIANTS = [
     *(
         f"{way}-{increments}{weights}"
@@ -85,6 +81,7 @@ _RECOVERY: dict[str, dict[str, Any]] = {
     "official": {**_FRESH, "learning_rate": {"peak": 2e-5}},
     "official_fast": {**_FRESH, "learning_rate": {"peak": 1e-4}},
 }
+WAYS = tuple(_RECOVERY)
 
 
 def main() -> None:
