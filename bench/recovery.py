@@ -15,9 +15,8 @@ A variant is `WAY-INCREMENTS[-dynamic]`. Ways, all but the last two cut by the d
 - `official`: Adapt-Pruner's allocation, cross-entropy, moments forgotten, its learning rate
 - `official_fast`: the same with a learning rate that suits few tokens better
 
-Each runs in a process of its own, started as the worker starts its child. Results are kept in one
-file, so that a later call with other variants completes the table. With `--work` an interrupted
-run goes on in the next call.
+Each runs in a process of its own, started as the worker starts its child. A later call with other
+variants completes the table; with `--work` it goes on with a run that was interrupted.
 """
 
 import argparse
@@ -194,7 +193,7 @@ def _measure(variant: str, args: argparse.Namespace) -> Row:
         published = [event for event in events if isinstance(event, IncrementFinished)]
         perplexity, suites = _evaluate(work / "out" / published[-1].directory, args)
     final = published[-1].increment
-    scores = [e for e in events if isinstance(e, EvaluationFinished) and (e.increment == final)]
+    scores = [e for e in events if isinstance(e, EvaluationFinished) and e.increment == final]
     recovered = [e for e in scores if e.stage == "recovered"]
     return Row(
         variant=variant,
