@@ -36,7 +36,7 @@ from transformers import AutoModelForCausalLM, AutoTokenizer
 
 import espalier.loading  # noqa: F401  Lets transformers open models whose layers differ.
 from bench.plot import plot_recovery
-from bench.recovery_table import OFFICIAL, Row, line_of, merged, update, with_bars
+from bench.recovery_table import Row, line_of, merged, update, with_bars
 from pruning.evaluation.perplexity import evaluate_perplexity
 from pruning.evaluation.suites import run_suites
 from pruning.events import (
@@ -67,20 +67,25 @@ VARIANTS = [
     *("default-3", "official-3", "official_fast-3"),
 ]
 
-_CROSS_ENTROPY = {"distillation": None}
 _DISTILLED = {"distillation": {"teacher": "base", "weight": 0.5}}
-_FRESH = {"fresh_moments": True, "distillation": None, "betas": [0.9, 0.999]}
-_RECOVERY: dict[str, dict[str, Any]] = {
-    "fresh": {"fresh_moments": True, "distillation": None},
-    "sliced": _CROSS_ENTROPY,
-    "distilled": _DISTILLED,
-    "distilled_fast": {**_DISTILLED, "learning_rate": {"peak": 3e-4}},
+_OFFICIAL = {"fresh_moments": True, "distillation": None, "betas": [0.9, 0.999]}
+WAYS: dict[str, dict[str, Any]] = {
+    "fresh": {"recovery": {"fresh_moments": True, "distillation": None}},
+    "sliced": {"recovery": {"distillation": None}},
+    "distilled": {"recovery": _DISTILLED},
+    "distilled_fast": {"recovery": {**_DISTILLED, "learning_rate": {"peak": 3e-4}}},
     "default": {},
-    "newton": {},
-    "official": {**_FRESH, "learning_rate": {"peak": 2e-5}},
-    "official_fast": {**_FRESH, "learning_rate": {"peak": 1e-4}},
+    "newton": {"compensation": "newton"},
+    "official": {
+        "method": "adapt_pruner",
+        "recovery": {**_OFFICIAL, "learning_rate": {"peak": 2e-5}},
+    },
+    "official_fast": {
+        "method": "adapt_pruner",
+        "recovery": {**_OFFICIAL, "learning_rate": {"peak": 1e-4}},
+    },
 }
-WAYS = tuple(_RECOVERY)
+"""What each says in a recipe."""
 
 
 def main() -> None:
@@ -146,7 +151,7 @@ def _variant(text: str) -> str:
     way, _, rest = text.partition("-")
     number, _, weights = rest.partition("-")
     if way not in WAYS or not number.isdigit() or weights not in ("", "dynamic"):
-        raise argparse.ArgumentTypeError(f"not WAY-INCREMENTS[-dynamic]: {text}; ways: {WAYS}")
+        raise argparse.ArgumentTypeError(f"not WAY-INCREMENTS[-dynamic]: {text}; ways: {[*WAYS]}")
     return text
 
 
@@ -155,6 +160,7 @@ def recipe_of(variant: str, args: argparse.Namespace) -> Recipe:
     way, number, *dynamic = variant.split("-")
     return Recipe.model_validate(
         {
+            **WAYS[way],
             "model": str(args.model.resolve()),
             "target": {"sparsity": args.sparsity},
             "data": {
@@ -162,8 +168,6 @@ def recipe_of(variant: str, args: argparse.Namespace) -> Recipe:
                 "max_held_out_tokens": HELD_OUT_TOKENS,
                 "mixture": {"kind": "dynamic" if dynamic else "static", "update_steps": 10},
             },
-            "method": "adapt_pruner" if way in OFFICIAL else "espalier",
-            **({"compensation": "newton"} if way == "newton" else {}),
             "importance": {
                 "calibration": {
                     "num_samples": args.calibration_samples,
@@ -173,7 +177,7 @@ def recipe_of(variant: str, args: argparse.Namespace) -> Recipe:
             },
             "schedule": {"num_increments": int(number), "num_tokens": args.tokens},
             "recovery": {
-                **_RECOVERY[way],
+                **WAYS[way].get("recovery", {}),
                 "compile": args.compile,
                 "checkpoint_seconds": CHECKPOINT_SECONDS if args.work else None,
             },

@@ -13,7 +13,7 @@ from pruning.data.cleaning import Cleaner, CleaningReport, RunsOfWords
 from pruning.data.held_out import content_hash, split_held_out
 from pruning.data.sources import NamedSource, ReadReport, expand_domains, read_documents
 from pruning.data.tokenizing import DocumentTokenizer
-from pruning.data.tokens import Tokens
+from pruning.data.tokens import Tokens, TokenWriter
 from pruning.errors import InvalidData
 from pruning.recipe_parts.data import Data, DataSource
 
@@ -176,9 +176,7 @@ def _read_evaluation(
             hashes.add(content_hash(document))
             encoded = tokenize.encode([document])
             told.tell(encoded)
-            kept = encoded[0][: data.max_held_out_tokens - writer.num_tokens]
-            digest.update(_identity(document, cut=len(kept) < len(encoded[0])))
-            writer.append(kept)
+            digest.update(_hold_out(document, encoded[0], writer, data.max_held_out_tokens))
     report.check("evaluation")
     return _Evaluation(tokens=writer.read(), hashes=frozenset(hashes), digest=digest.hexdigest())
 
@@ -218,9 +216,7 @@ def _read_domain(
             told.tell([ids for _, _, ids in batch])
             for document, is_held_out, ids in batch:
                 if is_held_out and held_out.num_tokens < limits.held_out_tokens:
-                    kept = ids[: limits.held_out_tokens - held_out.num_tokens]
-                    digest.update(_identity(document, cut=len(kept) < len(ids)))
-                    held_out.append(kept)
+                    digest.update(_hold_out(document, ids, held_out, limits.held_out_tokens))
                 elif not is_held_out and train.num_tokens < max_train_tokens:
                     digest.update(_identity(document))
                     train.append(ids)
@@ -235,10 +231,17 @@ def _read_domain(
     )
 
 
-def _identity(document: str, *, cut: bool = False) -> bytes:
-    """What is learned of a document, or measured on it, depends on."""
+def _hold_out(document: str, ids: list[int], writer: TokenWriter, limit: int) -> bytes:
+    """Write a document up to where the text holds `limit` tokens; the identity of what is kept."""
+    kept = ids[: limit - writer.num_tokens]
+    writer.append(kept)
+    return _identity(document) + (b"cut" if len(kept) < len(ids) else b"")
+
+
+def _identity(document: str) -> bytes:
+    """What is learned of a document depends on."""
     spoken = repr(document.spoken).encode() if isinstance(document, Chat) else b""
-    return content_hash(document).to_bytes(8, "big") + spoken + (b"cut" if cut else b"")
+    return content_hash(document).to_bytes(8, "big") + spoken
 
 
 def _split(documents: Iterable[str], fraction: float) -> Iterator[tuple[str, bool]]:

@@ -29,7 +29,8 @@ def accelerated(model: PreTrainedModel, recovery: Recovery, emit: Emit) -> Itera
         if recovery.activation_checkpointing:
             stack.enter_context(_checkpointed(model))
         # A compiler decides by itself what to keep.
-        stack.enter_context(_compiled(model, emit) if recovery.compile else lean_layers(model))
+        compiles = recovery.compile and _finds_compiler(model, emit)
+        stack.enter_context(_compiled(model) if compiles else lean_layers(model))
         yield
 
 
@@ -43,16 +44,19 @@ def _checkpointed(model: PreTrainedModel) -> Iterator[None]:
         model.activation_checkpointing_disable()
 
 
-@contextmanager
-def _compiled(model: PreTrainedModel, emit: Emit) -> Iterator[None]:
-    """Compile layer by layer; compilations live on, so only new shapes are compiled again."""
+def _finds_compiler(model: PreTrainedModel, emit: Emit) -> bool:
+    """Whether this machine can compile for the model's device; a warning says where it cannot."""
     device = next(model.parameters()).device.type
-    if not any(shutil.which(name) for name in _COMPILERS.get(device, ())):
+    found = any(shutil.which(name) for name in _COMPILERS.get(device, ()))
+    if not found:
         message = "this machine has no C compiler: training goes on without compilation"
         emit(RunWarning(code="not_compiled", message=message))
-        with lean_layers(model):
-            yield
-        return
+    return found
+
+
+@contextmanager
+def _compiled(model: PreTrainedModel) -> Iterator[None]:
+    """Compile layer by layer; compilations live on, so only new shapes are compiled again."""
     layers: list[nn.Module] = adapter_for(model.config).layers(model)
     for layer in layers:
         layer.compile(dynamic=False)

@@ -65,6 +65,22 @@ def prunable(geometry: Geometry, plan: PruningPlan) -> int:
     return geometry.num_parameters(plan) - geometry.num_fixed_parameters
 
 
+def without_channels(
+    number: int, scores: Scores, plan: PruningPlan, geometry: Geometry, *, kind: AllocationKind
+) -> PruningPlan:
+    """`plan` with so many MLP channels less, chosen over all layers."""
+    pruned, _ = allocate(
+        scores,
+        plan,
+        geometry,
+        target_num_parameters=geometry.num_parameters(plan)
+        - number * geometry.group_costs[0]["intermediate"],
+        allocation=Allocation(kind=kind, constraints=FREE),
+        axes=("intermediate",),
+    )
+    return pruned
+
+
 def removed_by_axis(geometry: Geometry, before: PruningPlan, after: PruningPlan) -> dict[str, int]:
     costs = geometry.group_costs[0]
     return {
@@ -479,15 +495,7 @@ def test_zscores_take_the_groups_that_stand_out_least_wherever_they_are() -> Non
     scores = Scores(
         (scores.layers[0], dataclasses.replace(scores.layers[1], intermediate=lopsided))
     )
-    pruned, _ = allocate(
-        scores,
-        plan,
-        geometry,
-        target_num_parameters=geometry.num_parameters(plan)
-        - 20 * geometry.group_costs[0]["intermediate"],
-        allocation=Allocation(kind="global_zscore", constraints=FREE),
-        axes=("intermediate",),
-    )
+    pruned = without_channels(20, scores, plan, geometry, kind="global_zscore")
     standing = [
         (layer, index, value)
         for layer in (0, 1)
@@ -520,15 +528,7 @@ def test_energy_leaves_every_layer_as_narrow_as_one_share_of_its_importance_lets
 ) -> None:
     plan = whole(layers=4, intermediate=64, kv_groups=1)
     geometry, scores = make_geometry(layers=4), make_scores(plan, seed=seed)
-    channel = geometry.group_costs[0]["intermediate"]
-    pruned, _ = allocate(
-        scores,
-        plan,
-        geometry,
-        target_num_parameters=geometry.num_parameters(plan) - round(sparsity * 4 * 64) * channel,
-        allocation=Allocation(kind="energy", constraints=FREE),
-        axes=("intermediate",),
-    )
+    pruned = without_channels(round(sparsity * 4 * 64), scores, plan, geometry, kind="energy")
     kept, without_one = [], []
     for layer, score in zip(pruned.layers, scores.layers, strict=True):
         importance = score.intermediate / score.intermediate.sum()
@@ -544,15 +544,7 @@ def test_energy_counts_nothing_that_may_not_go() -> None:
     geometry, scores = make_geometry(layers=2), make_scores(plan)
     importance = torch.cat([torch.arange(1.0, 61.0), torch.full((4,), math.inf)])
     scores = Scores(tuple(dataclasses.replace(s, intermediate=importance) for s in scores.layers))
-    pruned, _ = allocate(
-        scores,
-        plan,
-        geometry,
-        target_num_parameters=geometry.num_parameters(plan)
-        - 20 * geometry.group_costs[0]["intermediate"],
-        allocation=Allocation(kind="energy", constraints=FREE),
-        axes=("intermediate",),
-    )
+    pruned = without_channels(20, scores, plan, geometry, kind="energy")
     assert [len(layer.intermediate) for layer in pruned.layers] == [54, 54]
 
 
